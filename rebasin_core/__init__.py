@@ -1,0 +1,60 @@
+"""Align, merge and continue neural networks modulo their permutation symmetries, in any framework."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from rebasin_core import errors, objectives, solvers
+from rebasin_core.align import Alignment, align, permutation_graph, permute
+from rebasin_core.axes import AxesSpec
+from rebasin_core.backends import get_backend, register_backend
+from rebasin_core.connectivity import Curve, connectivity, interpolate
+from rebasin_core.errors import (
+    ConvergenceWarning,
+    EquivalenceError,
+    RebasinError,
+    ShapeError,
+    SpecError,
+    UnsupportedModelError,
+)
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.merging import merge
+from rebasin_core.models import register_adapter
+from rebasin_core.plan import Plan
+from rebasin_core.sinkhorn import sinkhorn
+from rebasin_core.soft_plan import SoftPlan
+from rebasin_core.verify import Verification, verify
+
+try:
+    __version__ = version("rebasin-core")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Alignment",
+    "AxesSpec",
+    "ConvergenceWarning",
+    "Curve",
+    "EquivalenceError",
+    "PermutationGraph",
+    "Plan",
+    "RebasinError",
+    "ShapeError",
+    "SoftPlan",
+    "SpecError",
+    "UnsupportedModelError",
+    "Verification",
+    "__version__",
+    "align",
+    "connectivity",
+    "errors",
+    "get_backend",
+    "interpolate",
+    "merge",
+    "objectives",
+    "permutation_graph",
+    "permute",
+    "register_adapter",
+    "register_backend",
+    "sinkhorn",
+    "solvers",
+    "verify",
+]

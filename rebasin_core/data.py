@@ -1,0 +1,123 @@
+"""Data as batches: pairs of arrays, loaders and iterables, read the same way everywhere."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from rebasin_core.errors import DataError
+
+__all__ = ["Batch", "Batches", "as_batches", "batch_size"]
+
+Batch: TypeAlias = tuple[Any, Any]
+"""``(inputs, targets)``; inputs are an array, a tuple or a mapping of arrays."""
+
+EXPECTED = "expected a pair of arrays (inputs, targets) or an iterable of such pairs, e.g. data=(X, y) or data=loader"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """An iterable of batches that can be read any number of times."""
+
+    source: Iterable[Batch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        empty = True
+        for batch in self.source:
+            empty = False
+            yield _pair(batch)
+        if empty:
+            raise DataError(f"the data hold no batch; {EXPECTED}")
+
+
+def as_batches(data: Any, size: int | None = None) -> Batches:
+    """Read data as batches.
+
+    Parameters
+    ----------
+    data : pair of arrays, or iterable of pairs
+        One pair ``(inputs, targets)``, or anything that yields pairs: a list, a loader. What can be read only once (a
+        generator) is read now and kept.
+    size : int, optional
+        Cut a pair of arrays into batches of this many samples; default: one batch.
+
+    Raises
+    ------
+    DataError
+        Empty data, inputs and targets of different lengths, or something that yields no pairs.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise DataError(f"expected a batch size of at least 1, got {size!r}")
+    if data is None:
+        raise DataError(f"this needs data; {EXPECTED}")
+    if isinstance(data, Batches):
+        return data
+    if _is_one_pair(data):
+        return Batches(_cut(data[0], data[1], size))
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)) or hasattr(data, "shape"):
+        raise DataError(f"cannot read {type(data).__name__} as data; {EXPECTED}")
+    source = list(data) if iter(data) is data else data
+    if isinstance(source, Sequence) and len(source) == 0:
+        raise DataError(
+            f"the data hold no batch; {EXPECTED}. A generator that was already read is empty: pass a list or a loader"
+        )
+    if isinstance(source, Sequence):
+        for batch in source:
+            _pair(batch)
+    return Batches(source)
+
+
+def batch_size(batch: Batch) -> int:
+    """Count the samples in a batch."""
+    return _length(batch[0])
+
+
+def _is_one_pair(data: Any) -> bool:
+    """A list is always a list of batches, unless it holds two arrays; so is a tuple of two pairs."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        return False
+    if hasattr(data[0], "shape"):
+        return True
+    return isinstance(data, tuple) and isinstance(data[0], (tuple, Mapping)) and hasattr(data[1], "shape")
+
+
+def _cut(inputs: Any, targets: Any, size: int | None) -> list[Batch]:
+    n = _length(inputs)
+    if n == 0:
+        raise DataError(f"the data are empty: inputs of length 0; {EXPECTED}")
+    if hasattr(targets, "__len__") and len(targets) != n:
+        raise DataError(f"inputs and targets differ in length: {n} and {len(targets)}")
+    if size is None or size >= n:
+        return [(inputs, targets)]
+    return [(_rows(inputs, i, size), _rows(targets, i, size)) for i in range(0, n, size)]
+
+
+def _rows(values: Any, start: int, size: int) -> Any:
+    if isinstance(values, tuple):
+        return tuple(_rows(v, start, size) for v in values)
+    if isinstance(values, Mapping):
+        return {key: _rows(v, start, size) for key, v in values.items()}
+    return values[start : start + size]
+
+
+def _length(values: Any) -> int:
+    if isinstance(values, Mapping):
+        return _length(next(iter(values.values()))) if values else 0
+    if isinstance(values, tuple):
+        return _length(values[0]) if values else 0
+    shape = getattr(values, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) else 1
+    return len(values)
+
+
+def _pair(batch: Any) -> Batch:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise DataError(f"a batch came as {_describe(batch)}; {EXPECTED}")
+    return batch[0], batch[1]
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {len(batch)} items"
+    shape = getattr(batch, "shape", None)
+    return f"one {type(batch).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")

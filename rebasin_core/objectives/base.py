@@ -1,0 +1,86 @@
+"""What a solver needs to know of an objective.
+
+An objective maps the parameters of A, the re-based parameters of B and a sample to a scalar in the framework's own
+arrays; a solver differentiates it and never looks inside. A *sample* is whatever one evaluation depends on besides the
+parameters: None for a distance of weights, a batch for a midpoint loss, a batch and a place on the line for Eq. 9.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from rebasin_core.backends.protocol import Array
+from rebasin_core.errors import SettingError
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.models import Model
+
+__all__ = ["BoundObjective", "Objective", "Params", "Sample", "as_objective"]
+
+Params: TypeAlias = dict[str, Array]
+Sample: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class BoundObjective:
+    """An objective together with the network it is about.
+
+    Attributes
+    ----------
+    name : str
+        For tables and messages.
+    value : callable
+        ``value(params_a, params_b, sample) -> scalar``, differentiable in the parameters.
+    stream : callable
+        ``stream(rng)`` yields samples to optimise on, without end.
+    evaluation : callable
+        ``evaluation()`` yields ``(weight, sample)``: the same fixed set each time, by which hard plans are compared.
+        The weights sum to whatever; the mean is taken.
+    matches_weights : bool
+        Whether the best plan is the one that maximises the inner product of the weights, as linear assignment does.
+    """
+
+    name: str
+    value: Callable[[Params, Params, Sample], Array]
+    stream: Callable[[np.random.Generator], Iterator[Sample]]
+    evaluation: Callable[[], Iterator[tuple[float, Sample]]]
+    matches_weights: bool = False
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Anything that can be bound to a network."""
+
+    @property
+    def name(self) -> str:
+        """For tables and messages."""
+        ...
+
+    def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
+        """Return the objective for networks of this architecture."""
+        ...
+
+
+def as_objective(objective: Any) -> Objective:
+    """Accept an objective, a plain callable, or None for the squared weight distance.
+
+    Raises
+    ------
+    SettingError
+        Something else came.
+    """
+    from rebasin_core.objectives.custom import Custom
+    from rebasin_core.objectives.weights import L2
+
+    if objective is None:
+        return L2()
+    if isinstance(objective, type):
+        raise SettingError(f"the objective came as a class; write {objective.__name__}(...) with brackets")
+    if isinstance(objective, Objective):
+        return objective
+    if callable(objective):
+        return Custom(objective)
+    raise SettingError(
+        f"expected an objective, e.g. objectives.L2() or a function of (params_a, params_b), got {objective!r}"
+    )

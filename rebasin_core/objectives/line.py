@@ -1,0 +1,133 @@
+"""Losses on the straight line between the two networks: objectives that need data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rebasin_core.backends.protocol import Array
+from rebasin_core.data import Batches, as_batches, batch_size
+from rebasin_core.errors import SettingError
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.interpolation import lerp
+from rebasin_core.models import Model
+from rebasin_core.objectives.base import BoundObjective, Params, Sample
+
+__all__ = ["Midpoint", "RandomPoint", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Midpoint:
+    """Loss at the middle of the line (Eq. 8 of the paper).
+
+    ``C_Mid = C((theta_A + pi_P(theta_B)) / 2)``. Choose it when only the merged model at the middle matters;
+    elsewhere on the line the loss may stay high (section 3 of the paper), which `RandomPoint` avoids.
+
+    Parameters
+    ----------
+    loss : callable or name
+        ``loss(outputs, targets) -> scalar``, the framework's own; None for the model's own, where it has one.
+    data : pair of arrays or iterable of pairs
+        ``(inputs, targets)`` or batches of it.
+    batch_size : int, optional
+        Cut a pair of arrays into batches of this size; default: one batch.
+    evaluation_batches : int, default 8
+        How many batches, the first ones, hard plans are compared on.
+    """
+
+    loss: Any
+    data: Any
+    batch_size: int | None = None
+    evaluation_batches: int = 8
+    name: str = "midpoint"
+
+    def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
+        """Return the objective for networks of this architecture."""
+        loss, forward = model.loss(self.loss), model.forward
+        batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+
+        def value(a: Params, b: Params, batch: Sample) -> Array:
+            return loss(forward(lerp(a, b, 0.5), batch[0]), batch[1])
+
+        def evaluation() -> Iterator[tuple[float, Sample]]:
+            for batch in _first(batches, self.evaluation_batches):
+                yield float(batch_size(batch)), batch
+
+        return BoundObjective(self.name, value, lambda rng: shuffled(batches, rng), evaluation)
+
+
+@dataclass(frozen=True)
+class RandomPoint:
+    """Loss at random places of the line (Eq. 9 of the paper).
+
+    ``C_Rnd = C((1 - lambda) theta_A + lambda pi_P(theta_B))`` with lambda uniform on (0, 1), drawn anew at each step.
+    The draws are stratified: the line is cut into `strata` equal parts, and each round of as many steps visits every
+    part once, which leaves every single draw uniform and the average over steps less noisy. Choose it when the whole line is to be
+    free of a barrier.
+
+    Parameters
+    ----------
+    loss : callable or name
+        ``loss(outputs, targets) -> scalar``, the framework's own; None for the model's own, where it has one.
+    data : pair of arrays or iterable of pairs
+        ``(inputs, targets)`` or batches of it.
+    batch_size : int, optional
+        Cut a pair of arrays into batches of this size; default: one batch.
+    strata : int, default 5
+        Equal parts of the line; their centres are the fixed places at which hard plans are compared.
+    evaluation_batches : int, default 8
+        How many batches, the first ones, hard plans are compared on.
+    """
+
+    loss: Any
+    data: Any
+    batch_size: int | None = None
+    strata: int = 5
+    evaluation_batches: int = 8
+    name: str = "random point"
+
+    def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
+        """Return the objective for networks of this architecture."""
+        if not isinstance(self.strata, int) or self.strata < 1:
+            raise SettingError(f"expected strata as a whole number of at least 1, got {self.strata!r}")
+        loss, forward = model.loss(self.loss), model.forward
+        batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+
+        def value(a: Params, b: Params, sample: Sample) -> Array:
+            (inputs, targets), place = sample
+            return loss(forward(lerp(a, b, place), inputs), targets)
+
+        def stream(rng: np.random.Generator) -> Iterator[Sample]:
+            samples = shuffled(batches, rng)
+            while True:
+                for stratum in rng.permutation(self.strata):
+                    yield next(samples), float((stratum + rng.random()) / self.strata)
+
+        def evaluation() -> Iterator[tuple[float, Sample]]:
+            for batch in _first(batches, self.evaluation_batches):
+                for stratum in range(self.strata):
+                    yield float(batch_size(batch)), (batch, (stratum + 0.5) / self.strata)
+
+        return BoundObjective(self.name, value, stream, evaluation)
+
+
+def shuffled(batches: Batches, rng: np.random.Generator) -> Iterator[Any]:
+    """Yield batches without end; a list is read in a new order each time, a loader in its own."""
+    while True:
+        if isinstance(batches.source, list):
+            for i in rng.permutation(len(batches.source)):
+                yield batches.source[i]
+        else:
+            yield from batches
+
+
+def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:
+    if not isinstance(evaluation_batches, int) or evaluation_batches < 1:
+        raise SettingError(f"expected evaluation_batches as a whole number of at least 1, got {evaluation_batches!r}")
+    return as_batches(data, size)
+
+
+def _first(batches: Batches, count: int) -> Iterator[Any]:
+    for _, batch in zip(range(count), batches, strict=False):
+        yield batch

@@ -1,0 +1,103 @@
+"""One alignment to solve: two sets of parameters, the graph, and what to minimise."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rebasin_core.backends import get_backend
+from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.errors import NonFiniteError, ShapeError, UnsupportedArrayError
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.objectives.base import BoundObjective, Params, Sample
+from rebasin_core.plan import Plan
+from rebasin_core.soft_plan import SoftPlan
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a solver is given.
+
+    Attributes
+    ----------
+    graph : PermutationGraph
+        What may be permuted.
+    params_a, params_b : dict of str to array
+        The fixed network and the one to re-base.
+    objective : BoundObjective
+        What to minimise.
+    seed : int
+        Of every random choice.
+    """
+
+    graph: PermutationGraph
+    params_a: Params
+    params_b: Params
+    objective: BoundObjective
+    seed: int = 0
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of the parameters."""
+        return get_backend(*self.params_a.values())
+
+    def rng(self) -> np.random.Generator:
+        """Return a fresh generator; the same one each time."""
+        return np.random.default_rng(self.seed)
+
+    def __post_init__(self) -> None:
+        for name in self.learned:
+            dtype = self.backend.dtype(self.params_b[name])
+            if "float" not in dtype:
+                raise UnsupportedArrayError(
+                    f"parameter {name!r} is of dtype {dtype}; weights that move must be floating point. Convert them, "
+                    f"or name it among the buffers of the graph if it is not learned"
+                )
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of the learned parameters that the plan moves."""
+        return [name for name, spec in self.graph.axes.items() if spec.groups and name not in self.graph.buffers]
+
+    def judge(self, plan: Plan) -> float:
+        """Objective of a hard plan, the mean over the fixed evaluation set.
+
+        Raises
+        ------
+        NonFiniteError, ShapeError, UnsupportedArrayError
+            The objective returned NaN, infinity, or no scalar.
+        """
+        rebased = plan.apply(self.params_b, self.graph)
+        total = weight = 0.0
+        for w, sample in self.objective.evaluation():
+            total += w * self._scalar(self.objective.value(self.params_a, rebased, sample))
+            weight += w
+        return total / weight
+
+    def soft_value(self, soft: SoftPlan, sample: Sample) -> Array:
+        """Objective of a soft plan on one sample; differentiable in the plan."""
+        return self.objective.value(self.params_a, soft.apply(self.params_b, self.graph), sample)
+
+    def _scalar(self, value: Array) -> float:
+        if isinstance(value, (int, float)):
+            number = float(value)
+        else:
+            try:
+                shape = tuple(value.shape)
+            except AttributeError:
+                raise UnsupportedArrayError(
+                    f"the objective {self.objective.name!r} returned {type(value).__name__}; it must return a scalar"
+                ) from None
+            if math.prod(shape) != 1:
+                raise ShapeError(
+                    f"the objective {self.objective.name!r} returned an array of shape {shape}; it must return a "
+                    f"scalar, e.g. the mean over the batch"
+                )
+            number = float(get_backend(value).to_numpy(value).reshape(()))
+        if not math.isfinite(number):
+            raise NonFiniteError(
+                f"the objective {self.objective.name!r} is {number} for a hard permutation; check the loss and the data"
+            )
+        return number

@@ -1,0 +1,117 @@
+"""The derivative of the operator by implicit differentiation, and the derivative of that derivative.
+
+Let ``P = exp(X / tau + f 1^T + 1 g^T)`` with row sums a and column sums b (Eq. 4, 5 of "Re-basin via implicit Sinkhorn
+differentiation", Pena et al. 2023). Differentiating, with the marginals held fixed,
+
+    dP = P * (dX / tau + df 1^T + 1 dg^T),    dP 1 = 0,    dP^T 1 = 0.
+
+Hence ``dP = P * R[dX] / tau``, where ``R[Z] = Z - u 1^T - 1 v^T`` is the residual of the least-squares fit of Z,
+weighted by P, by a matrix of the form ``u 1^T + 1 v^T``. R is a projection, orthogonal in the inner product weighted
+by P, so the map ``J[Z] = P * R[Z] / tau`` is self-adjoint: the pullback of a cotangent G is J[G] itself (Eisenberger
+et al. 2022, "A unified framework for implicit Sinkhorn differentiation"). The normal equations of the fit, with
+``Q = P * Z``, are
+
+    a * u + P v = Q 1,    P^T u + b * v = Q^T 1,
+
+and eliminating u leaves ``S v = Q^T 1 - P^T (Q 1 / a)`` with the Laplacian S of ``laplacian.py``. Where the iterations
+stopped early, a and b are the sums the plan really has, not those it was meant to have: S is then still a Laplacian,
+and J the exact derivative of the operator whose marginals are a and b.
+
+Second derivative. ``F = <H, J[G]> = <R[H], P * R[G]> / tau`` is bilinear and symmetric in H and G, so ``dF/dG = J[H]``.
+As R is the minimiser of a quadratic form, its own change does not count to first order (envelope theorem), and only P
+moves: ``dF = <R[H] * R[G], dP> / tau``, that is ``dF/dX = J[R[G] * R[H]] / tau``. Last, F depends on tau as the factor
+1 / tau and through ``X / tau``: ``dF/dtau = -(F + <X, dF/dX>) / tau``.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.sinkhorn.kernel import apply, apply_transpose, limits_of
+from rebasin_core.sinkhorn.laplacian import solve
+
+__all__ = ["Pullback", "pullback_of", "residual", "temperature_cotangent"]
+
+_MAX_ITERATIONS = 200
+
+
+def residual(backend: Backend, P: Array, Z: Array) -> Array:
+    """``R[Z] = Z - u 1^T - 1 v^T``: what the rows and columns of Z, weighted by P, do not explain."""
+    eps = limits_of(backend, P).eps
+    batch, m, _ = backend.shape(P)
+    # Measure each row of Z from the entry where the plan is largest. R does not change, and where the plan is nearly
+    # hard, Q becomes as small as the Laplacian instead of cancelling later.
+    largest = backend.reshape(backend.argmax(P, axis=-1), (batch, m, 1))
+    Z = Z - backend.take_along_axis(Z, largest, axis=-1)
+    a, Q_rows, rhs = _normal_equations(backend, P, Z)
+    # Squares in the solver must not overflow for large cotangents nor vanish for small ones.
+    size = backend.max(backend.abs(rhs), axis=-1, keepdims=True)
+    size = backend.where(size > 0.0, size, 1.0)
+    v = size * solve(backend, P, rhs / size, 10.0 * eps, _MAX_ITERATIONS, refine=True)
+    u = (Q_rows - apply(backend, P, v)) / a
+    return Z - backend.matrix_transpose(u) - v
+
+
+def _normal_equations(backend: Backend, P: Array, Z: Array) -> tuple[Array, Array, Array]:
+    """Row sums a of P, row sums of ``Q = P * Z``, and the right-hand side ``Q^T 1 - P^T (Q 1 / a)``."""
+    Q = P * Z
+    a = backend.matrix_transpose(backend.sum(P, axis=-1, keepdims=True))
+    Q_rows = backend.matrix_transpose(backend.sum(Q, axis=-1, keepdims=True))
+    return a, Q_rows, backend.sum(Q, axis=-2, keepdims=True) - apply_transpose(backend, P, Q_rows / a)
+
+
+def temperature_cotangent(backend: Backend, X: Array, tau: Array, X_cotangent: Array) -> Array:
+    """``-<X, dX> / tau``: the operator depends on its arguments through ``X / tau`` only."""
+    # Rows of dX sum to zero, so the shift changes nothing but the rounding, if logits are large.
+    shift = backend.stop_gradient(backend.max(X, axis=-1, keepdims=True))
+    return -backend.sum((X - shift) * X_cotangent) / tau
+
+
+class Pullback(NamedTuple):
+    """The cotangent of the logits as a function of ``(X, tau, G, P)`` with derivatives with respect to X, tau and G.
+
+    P stands for the value of the operator at X and tau; its dependence on them is accounted to X and tau.
+    """
+
+    backend: Backend
+    tau_is_constant: bool
+
+    def primal(self, X: Array, tau: Array, G: Array, P: Array) -> Array:
+        """``J[G] = P * R[G] / tau``."""
+        return P * residual(self.backend, P, G) / tau
+
+    def vjp(
+        self, H: Array, output: Array, X: Array, tau: Array, G: Array, P: Array
+    ) -> tuple[Array, Array | None, Array, None]:
+        """Cotangents of X, tau and G for the cotangent H of the pullback."""
+        backend = self.backend
+        X_cotangent = _curvature_of(backend)(X, tau, G, H, P)
+        tau_cotangent = None
+        if not self.tau_is_constant:
+            F = backend.sum(H * output)
+            tau_cotangent = temperature_cotangent(backend, X, tau, X_cotangent) - F / tau
+        return X_cotangent, tau_cotangent, pullback_of(backend, self.tau_is_constant)(X, tau, H, P), None
+
+
+@lru_cache(maxsize=32)
+def pullback_of(backend: Backend, tau_is_constant: bool) -> Array:
+    """The pullback, registered with the framework once; called as ``pullback(X, tau, G, P)``."""
+    pullback = Pullback(backend, tau_is_constant)
+    return backend.custom_vjp(pullback.primal, pullback.vjp)
+
+
+@lru_cache(maxsize=32)
+def _curvature_of(backend: Backend) -> Array:
+    """``J[R[G] * R[H]] / tau`` as a function of ``(X, tau, G, H, P)``."""
+
+    def primal(X: Array, tau: Array, G: Array, H: Array, P: Array) -> Array:
+        product = residual(backend, P, G) * residual(backend, P, H)
+        return P * residual(backend, P, product) / (tau * tau)
+
+    def vjp(cotangent: Array, output: Array, *args: Array) -> tuple[None, ...]:
+        raise NotImplementedError(
+            "The Sinkhorn operator has a first and a second derivative; a third was asked for. Differentiate at most "
+            "twice, or unroll the iterations in the log domain yourself."
+        )
+
+    return backend.custom_vjp(primal, vjp)

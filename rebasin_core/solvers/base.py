@@ -1,0 +1,84 @@
+"""What a solver takes and returns."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from rebasin_core.errors import SettingError
+from rebasin_core.plan import Plan
+from rebasin_core.problem import Problem
+
+__all__ = ["HistoryEntry", "Solution", "Solver", "as_solver", "at_least"]
+
+
+class HistoryEntry(NamedTuple):
+    """One step of a solver."""
+
+    step: int
+    """Number of the step (a sweep, a gradient step)."""
+    value: float
+    """The objective as the step saw it: of the soft plan on this step's sample, or of the hard plan."""
+    hard: float
+    """The objective of the step's hard plan on the fixed evaluation set."""
+    best: float
+    """The lowest `hard` so far: never rises."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best hard plan a solver saw.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan.
+    value : float
+        Its objective on the fixed evaluation set.
+    history : tuple of HistoryEntry
+        Every step.
+    converged : bool
+        Whether the solver stopped because nothing improved any more, not because it ran out of steps.
+    stop_reason : str
+        Why it stopped, in words.
+    """
+
+    plan: Plan
+    value: float
+    history: tuple[HistoryEntry, ...]
+    converged: bool
+    stop_reason: str
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Anything that can minimise an objective over the plans of a graph."""
+
+    @property
+    def name(self) -> str:
+        """For tables and messages."""
+        ...
+
+    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+        """Return the best hard plan found."""
+        ...
+
+
+def as_solver(solver: Any) -> Solver:
+    """Accept a solver, or None for the default."""
+    from rebasin_core.solvers.sinkhorn import Sinkhorn
+
+    if solver is None:
+        return Sinkhorn()
+    if isinstance(solver, type):
+        raise SettingError(f"the solver came as a class; write {solver.__name__}() with brackets")
+    if isinstance(solver, Solver):
+        return solver
+    raise SettingError(f"expected a solver, e.g. solvers.Sinkhorn() or solvers.WeightMatching(), got {solver!r}")
+
+
+def at_least(least: int, **settings: Any) -> None:
+    """Raise `SettingError` unless every setting is a whole number of at least `least`."""
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise SettingError(f"expected {name} as a whole number of at least {least}, got {value!r}")

@@ -1,0 +1,235 @@
+"""The laws of the Backend protocol, for NumPy with autograd."""
+
+import autograd
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from autograd.test_util import check_grads
+from numpy.testing import assert_allclose, assert_array_equal
+
+from rebasin_core.backends.autograd_numpy import AutogradBackend
+from rebasin_core.errors import NonFiniteError
+
+B = AutogradBackend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(2, 3, 4))
+Y = RNG.normal(size=(3, 1))
+SQUARE = RNG.normal(size=(2, 3, 3))
+DEFINITE = SQUARE @ np.swapaxes(SQUARE, -1, -2) + 3.0 * np.eye(3)
+RIGHT = RNG.normal(size=(2, 3, 2))
+INDICES = RNG.integers(0, 4, size=(2, 3, 2))
+
+OPERATIONS = {
+    "astype": (lambda x: B.astype(x, "float64"), X, lambda x: x),
+    "asarray": (lambda x: B.asarray(x, like=x), X, lambda x: x),
+    "exp": (B.exp, X, np.exp),
+    "log": (lambda x: B.log(B.exp(x) + 1.0), X, lambda x: np.log1p(np.exp(x))),
+    "abs": (B.abs, X, np.abs),
+    "sqrt": (lambda x: B.sqrt(x * x + 1.0), X, lambda x: np.sqrt(x * x + 1.0)),
+    "maximum": (lambda x: B.maximum(x, Y.astype(B.dtype(x))), X, lambda x: np.maximum(x, Y)),
+    "maximum with a number": (lambda x: B.maximum(x, 0.1), X, lambda x: np.maximum(x, 0.1)),
+    "maximum broadcast": (lambda x: B.maximum(x, X.astype(B.dtype(x))), Y, lambda x: np.maximum(x, X)),
+    "minimum": (lambda x: B.minimum(Y.astype(B.dtype(x)), x), X, lambda x: np.minimum(x, Y)),
+    "where": (lambda x: B.where(X > 0, x, 2.0), X, lambda x: np.where(X > 0, x, 2.0)),
+    "where broadcast": (lambda x: B.where(X > 0, 0.0, x), Y, lambda x: np.where(X > 0, 0.0, x)),
+    "sum": (lambda x: B.sum(x, axis=(0, -1)), X, lambda x: x.sum((0, 2))),
+    "sum of all": (B.sum, X, np.sum),
+    "max": (lambda x: B.max(x, axis=-2, keepdims=True), X, lambda x: x.max(-2, keepdims=True)),
+    "max over axes": (lambda x: B.max(x, axis=(-2, -1)), X, lambda x: x.max((-2, -1))),
+    "max of all": (B.max, X, np.max),
+    "logsumexp": (lambda x: B.logsumexp(x, axis=-1), X, lambda x: np.log(np.exp(x).sum(-1))),
+    "reshape": (lambda x: B.reshape(x, (4, -1)), X, lambda x: x.reshape(4, 6)),
+    "moveaxis": (lambda x: B.moveaxis(x, 0, -1), X, lambda x: np.moveaxis(x, 0, -1)),
+    "matrix_transpose": (B.matrix_transpose, X, lambda x: np.swapaxes(x, -1, -2)),
+    "concat": (lambda x: B.concat([x, 2.0 * x], axis=1), X, lambda x: np.concatenate([x, 2 * x], axis=1)),
+    "split": (lambda x: B.split(x, [1, 3], axis=-1)[1], X, lambda x: x[..., 1:]),
+    "stack": (lambda x: B.stack([x, x * x], axis=1), X, lambda x: np.stack([x, x * x], axis=1)),
+    "take": (lambda x: B.take(x, np.array([2, 0, 2]), axis=-2), X, lambda x: np.take(x, [2, 0, 2], axis=-2)),
+    "take_along_axis": (
+        lambda x: B.take_along_axis(x, INDICES, axis=-1),
+        X,
+        lambda x: np.take_along_axis(x, INDICES, axis=-1),
+    ),
+    "matmul": (lambda x: B.matmul(SQUARE.astype(B.dtype(x)), x), X, lambda x: SQUARE @ x),
+    "matmul broadcast": (lambda x: B.matmul(SQUARE.astype(B.dtype(x)), x), Y, lambda x: SQUARE @ x),
+    "cholesky_solve": (
+        lambda x: B.cholesky_solve(DEFINITE.astype(B.dtype(x)), x),
+        RIGHT,
+        lambda x: np.linalg.solve(DEFINITE, x),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_is_that_of_numpy_and_is_differentiable(name):
+    operation, x, expected = OPERATIONS[name]
+    before = x.copy()
+    assert_allclose(operation(x), expected(x), rtol=1e-12)
+    check_grads(operation, modes=["rev"], order=2)(x)
+    assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "astype"])
+def test_operation_and_its_gradient_keep_single_precision(name):
+    operation, x, expected = OPERATIONS[name]
+    x = x.astype(np.float32)
+    assert operation(x).dtype == np.float32
+    gradient = autograd.grad(lambda x: B.sum(operation(x)))(x)
+    assert gradient.dtype == np.float32
+    assert gradient.shape == x.shape
+    assert_allclose(operation(x), expected(x.astype(float)), rtol=1e-4, atol=1e-5)
+
+
+# --- creating, converting ---------------------------------------------------------------------------------------------
+def test_asarray_follows_like_and_dtype():
+    like = np.zeros(2, dtype=np.float32)
+    assert B.asarray([1, 2], like=like).dtype == np.float32
+    assert B.asarray([1, 2], like=like, dtype="int64").dtype == np.int64
+    assert B.asarray(0.5, like=like).shape == ()
+    full = B.full((2, 3), 0.1, like)
+    assert full.shape == (2, 3)
+    assert full.dtype == np.float32
+
+
+def test_a_boxed_python_float_becomes_a_differentiable_array():
+    gradient = autograd.grad(lambda t: anp.sum(B.asarray(t, like=np.zeros(1, dtype=np.float32)) * 3.0))(2.0)
+    assert_allclose(gradient, 3.0)
+
+
+def test_to_numpy_is_a_copy_outside_of_any_trace():
+    x = np.ones(3)
+    B.to_numpy(x)[0] = 5.0
+    assert_array_equal(x, 1.0)
+    seen = []
+    autograd.grad(autograd.grad(lambda t: (seen.append(B.to_numpy(t)), t**3)[1]))(2.0)
+    assert all(type(value) is np.ndarray for value in seen)
+    assert B.dtype(np.zeros(1, dtype=np.float16)) == "float16"
+    assert B.is_concrete(x)
+
+
+def test_conversion_between_floating_dtypes_is_differentiable():
+    gradient = autograd.grad(lambda x: B.sum(B.astype(x, "float64") ** 2))(np.ones(3, dtype=np.float16))
+    assert gradient.dtype == np.float16
+    assert_array_equal(gradient, 2.0)
+
+
+# --- corners ----------------------------------------------------------------------------------------------------------
+def test_ties_share_the_derivative():
+    assert_array_equal(autograd.grad(lambda x: B.max(x))(np.array([1.0, 1.0, 0.0])), [0.5, 0.5, 0.0])
+    assert_array_equal(autograd.grad(lambda x: B.sum(B.maximum(x, 1.0)))(np.array([1.0, 2.0])), [0.5, 1.0])
+
+
+def test_argmax_isfinite_any():
+    assert_array_equal(B.argmax(np.array([[1.0, 3.0, 3.0]]), axis=-1), [1])
+    assert_array_equal(B.isfinite(np.array([0.0, np.nan, np.inf])), [True, False, False])
+    assert B.any(np.array([False, True]))
+    assert not B.any(np.array([False]))
+
+
+def test_logsumexp_neither_over_nor_underflows():
+    assert_allclose(B.logsumexp(np.array([1e4, 1e4]), axis=0), 1e4 + np.log(2.0))
+    assert_allclose(B.logsumexp(np.array([-1e4, -1e4]), axis=0), -1e4 + np.log(2.0))
+    assert_array_equal(B.logsumexp(np.full((2, 2), -np.inf), axis=1), -np.inf)
+    assert B.logsumexp(X, axis=-1, keepdims=True).shape == (2, 3, 1)
+
+
+def test_cholesky_solve_broadcasts_and_is_differentiable_in_the_matrix():
+    assert_allclose(B.cholesky_solve(DEFINITE[0], RIGHT), np.linalg.solve(DEFINITE[0], RIGHT))
+
+    def symmetric(x):
+        return B.cholesky_solve(x @ anp.swapaxes(x, -1, -2) + 3.0 * np.eye(3), RIGHT)
+
+    check_grads(symmetric, modes=["rev"], order=2)(SQUARE)
+
+
+def test_cholesky_solve_is_nan_only_where_not_definite():
+    matrices = np.stack([np.eye(2), -np.eye(2)]).astype(np.float32)
+    solution = B.cholesky_solve(matrices, np.ones((2, 2, 1), dtype=np.float32))
+    assert_array_equal(solution[0], 1.0)
+    assert np.isnan(solution[1]).all()
+    assert solution.dtype == np.float32
+
+
+def test_control_flow():
+    count, total = B.while_loop(lambda s: s[0] < 5, lambda s: (s[0] + 1, s[1] + s[0]), (0, np.array(0.0)))
+    assert (count, total) == (5, 10.0)
+    for predicate, expected in ((np.array(True), 2.0), (np.array(False), 1.0)):
+        assert B.cond(predicate, lambda x: 2 * x, lambda x: x, np.array(1.0)) == expected
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+def test_stop_gradient_is_a_constant():
+    assert_allclose(autograd.grad(lambda x: x * B.stop_gradient(x))(3.0), 3.0)
+
+
+def test_custom_vjp_is_used_and_differentiated():
+    # Twice the derivative of the cube, so that it shows which one is used; the second argument is constant.
+    cube = B.custom_vjp(lambda x, y: x**3 + y, lambda g, output, x, y: (g * 6.0 * x**2, None))
+    assert_allclose(autograd.grad(cube)(2.0, 1.0), 24.0)
+    assert_allclose(autograd.grad(autograd.grad(cube))(2.0, 1.0), 24.0)
+    assert_allclose(autograd.grad(lambda t: cube(t, t))(2.0), 24.0)
+
+
+def test_custom_primal_sees_bare_arrays():
+    kinds = []
+    identity = B.custom_vjp(lambda x: (kinds.append(type(x)), x)[1], lambda g, output, x: (g,))
+    autograd.grad(lambda x: B.sum(identity(x)))(np.ones(2))
+    assert kinds == [np.ndarray]
+
+
+def test_value_and_grad_of_a_dictionary():
+    x = {"a": np.ones(2, dtype=np.float32), "b": np.full((1, 3), 2.0)}
+    value, gradient = B.value_and_grad(lambda x: B.sum(x["a"] ** 2) + B.sum(x["b"]), x)
+    assert isinstance(value, float)
+    assert value == 8.0
+    assert_array_equal(gradient["a"], 2.0)
+    assert gradient["a"].dtype == np.float32
+    assert_array_equal(gradient["b"], np.ones((1, 3)))
+
+
+# --- adam -------------------------------------------------------------------------------------------------------------
+def run_adam(fun, x, num_steps=200, stop_at=None):
+    seen = []
+
+    def callback(step, value, variables):
+        seen.append((step, value, variables))
+        return step == stop_at
+
+    B.adam(fun, x, 0.1, num_steps, callback)
+    return seen
+
+
+def test_adam_minimises_and_keeps_dtypes_and_shapes():
+    x = {"a": np.full((2, 2), 3.0, dtype=np.float32), "b": np.array(-2.0)}
+    before = {name: values.copy() for name, values in x.items()}
+    seen = run_adam(lambda x, step: B.sum((x["a"] - 1.0) ** 2) + x["b"] ** 2, x)
+    assert [step for step, _, _ in seen] == list(range(200))
+    assert_array_equal(seen[0][2]["a"], before["a"])
+    assert seen[0][1] == 20.0
+    last = seen[-1]
+    assert last[1] < 1e-2
+    assert last[2]["a"].dtype == np.float32
+    assert last[2]["a"].shape == (2, 2)
+    assert last[2]["b"].shape == ()
+    for name in x:
+        assert_array_equal(x[name], before[name])
+
+
+def test_adam_takes_its_textbook_first_step():
+    seen = run_adam(lambda x, step: 5.0 * x["a"][0], {"a": np.array([1.0])}, num_steps=2)
+    assert_allclose(seen[1][2]["a"], 0.9, rtol=1e-6)
+
+
+def test_adam_stops_when_told_and_passes_the_step():
+    steps = []
+    seen = run_adam(lambda x, step: (steps.append(step), B.sum(x["a"]))[1], {"a": np.ones(1)}, stop_at=3)
+    assert len(seen) == 4
+    assert steps == [0, 1, 2, 3]
+
+
+def test_adam_refuses_what_is_not_finite():
+    with pytest.raises(NonFiniteError, match="loss is nan at step 0"):
+        run_adam(lambda x, step: B.sum(x["a"]) * np.nan, {"a": np.ones(1)})
+    infinite = B.custom_vjp(lambda x: B.sum(x), lambda g, output, x: (np.full_like(x, np.inf),))
+    with pytest.raises(NonFiniteError, match="gradient of 'a'"):
+        run_adam(lambda x, step: infinite(x["a"]), {"a": np.ones(1)})

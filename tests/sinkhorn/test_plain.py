@@ -1,0 +1,73 @@
+"""A fixed number of iterations is exactly that, at any temperature."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from rebasin_core.backends import get_backend
+from rebasin_core.sinkhorn import sinkhorn
+from rebasin_core.sinkhorn.plain import iterate_log_domain, iterate_scaling
+
+
+def normalise(X, tau, num_iters):
+    """Explicitly alternating normalisation, columns first."""
+    P = np.exp((X - X.max()) / tau)
+    ratio = X.shape[0] / X.shape[1]
+    for _ in range(num_iters):
+        P = P * (ratio / P.sum(axis=0, keepdims=True))
+        P = P / P.sum(axis=1, keepdims=True)
+    return P
+
+
+@pytest.mark.parametrize("num_iters", [1, 2, 20])
+@pytest.mark.parametrize("shape", [(6, 6), (3, 5), (5, 3)])
+def test_num_iters_counts_explicit_normalisations(shape, num_iters):
+    X = np.random.default_rng(0).normal(size=shape)
+    assert_allclose(sinkhorn(X, 0.2, num_iters), normalise(X, 0.2, num_iters), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("tau", [1.0, 0.1, 0.03, 0.01, 0.003, 0.001])
+@pytest.mark.parametrize("n", [3, 32])
+def test_scaling_and_log_domain_are_the_same_operator(reference, n, tau, dtype):
+    X = np.random.default_rng(1).normal(size=(n, n)).astype(dtype)
+    # Below 0.1, rounding of the logits themselves dominates: an error of eps * max|X| / tau in the exponent.
+    exponent_error = 8 * np.finfo(dtype).eps * max(1.0, np.abs(X).max() / tau)
+    plan = sinkhorn(X, tau, num_iters=20)
+    assert_allclose(
+        plan, reference.log_domain(X, tau, 20), rtol=0, atol=max(20 * exponent_error, 1e-6 * (dtype == np.float32))
+    )
+    assert_allclose(plan.sum(axis=1), 1.0, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+def test_guard_rejects_the_scaling_form_before_it_is_wrong(reference):
+    """float64 data on which float32's floor matters: rounding of the logits does not hide the floor's error."""
+    backend = get_backend(np.zeros(1))
+    rejected = accepted = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        # Multiples of 2^-6 over a power of two are exact, also after the subtraction of the maximum.
+        X = np.round(rng.normal(size=(1, 32, 32)) * 64) / 64
+        tau = 2.0 ** -rng.integers(4, 8)
+        row = np.ones((1, 1, 32), dtype=np.float32)
+        P, failed = iterate_scaling(backend, X.astype(np.float32), np.float32(tau), row, row, 20)
+        exact = reference.log_domain(X[0], tau, 20)
+        if failed.item():
+            rejected += 1
+            P = iterate_log_domain(backend, X.astype(np.float32), np.float32(tau), row, row, 20)
+        else:
+            accepted += 1
+        assert np.abs(P[0] - exact).max() < 1e-4
+    assert min(rejected, accepted) > 5
+
+
+def test_extreme_logits_stay_finite():
+    X = np.random.default_rng(3).standard_cauchy(size=(4, 40, 40)).astype(np.float32)
+    plan = sinkhorn(X * np.float32(1e4), tau=1e-3, num_iters=5)
+    assert np.all(np.isfinite(plan))
+    assert_allclose(plan.sum(axis=-1), 1.0, rtol=1e-6)
+
+
+def test_default_is_twenty_iterations():
+    X = np.random.default_rng(4).normal(size=(5, 5))
+    assert np.array_equal(sinkhorn(X, 0.1), sinkhorn(X, 0.1, num_iters=20))
