@@ -1,7 +1,8 @@
 """A network of your own: a dict of arrays, its axes, a forward function, and an objective that you wrote.
 
-Two small networks learn the same curve from different seeds. The objective is none of the library's: it asks the network
-in the middle of the line to compute what the two networks compute on average. Run it with ``python numpy_two_layer.py``.
+Two small networks learn the same curve from different seeds. The objective is none of the library's: it asks the
+network in the middle of the line to compute what the two networks compute on average. Run it with
+``python numpy_two_layer.py``.
 """
 
 import autograd.numpy as np
@@ -24,7 +25,7 @@ def train(seed):
     return adam(grad(lambda p, i: loss(forward(p, x), y)), params, num_iters=2000, step_size=0.01)
 
 
-# --- from here on, this is all that the library needs to know -----------------------------------------------------------
+# --- from here on, this is all that the library needs to know ---------------------------------------------------------
 def forward(params, inputs):
     return np.tanh(inputs @ params["w1"] + params["b1"]) @ params["w2"]
 

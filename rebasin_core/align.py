@@ -204,11 +204,12 @@ def align(
         graph = b.adapter.graph(model_b, *example_inputs)
     graph.check_params(b.params, "model B")
     graph = graph.pin(pin) if pin else graph
-    problem = Problem(graph, a.params, b.params, chosen.bind(b, graph), seed)
-    initial = problem.judge(Plan.identity(graph))
-    solution = solve.solve(problem, progress)
-    rebased = solution.plan.apply(b.params, graph)
-    error = _verified(b, rebased, example_inputs)
+    with b.keep_random_state(seed):
+        problem = Problem(graph, a.params, b.params, chosen.bind(b, graph), seed)
+        initial = problem.judge(Plan.identity(graph))
+        solution = solve.solve(problem, progress)
+        rebased = solution.plan.apply(b.params, graph)
+        error = _verified(b, rebased, example_inputs)
     return Alignment(
         model=b.rebuild(rebased),
         plan=solution.plan,

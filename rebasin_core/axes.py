@@ -301,7 +301,8 @@ def _product(factors: list[Axis]) -> Axis:
         return flat[0]
     # "((h d[h]) (h d[h]))" keeps its brackets: without them, which h a d follows could not be told.
     plain = [f.name for f in flat if isinstance(f, Group) and f.parent is None]
-    told = all(plain.count(f.parent) < 2 for f in flat if isinstance(f, Group) and f.parent is not None)
+    inside = (node for factor in flat for node in walk(factor))
+    told = all(plain.count(node.parent) < 2 for node in inside if isinstance(node, Group) and node.parent is not None)
     return Product(tuple(flat if told else factors))
 
 

@@ -161,7 +161,7 @@ def connectivity(
     batches = as_batches(data, batch_size)
     sums = {name: np.zeros(len(places)) for name in losses}
     total = 0
-    with progress_bar(None, "loss along the line", progress) as bar:
+    with a.keep_random_state(), progress_bar(None, "loss along the line", progress) as bar:
         for batch in batches:
             n = count(batch)
             total += n
@@ -186,7 +186,8 @@ def _number(name: str, value: Any) -> float:
         raise UnsupportedArrayError(f"{name!r} returned {type(value).__name__}; it must return a scalar")
     if math.prod(value.shape) != 1:
         raise ShapeError(
-            f"{name!r} returned an array of shape {tuple(value.shape)}; it must return a scalar, the mean over the batch"
+            f"{name!r} returned an array of shape {tuple(value.shape)}; it must return a scalar, e.g. the mean over "
+            f"the batch"
         )
     return float(get_backend(value).to_numpy(value).reshape(()))
 

@@ -55,7 +55,7 @@ def as_batches(data: Any, size: int | None = None) -> Batches:
         return Batches(_cut(data[0], data[1], size))
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)) or hasattr(data, "shape"):
         raise DataError(f"cannot read {type(data).__name__} as data; {EXPECTED}")
-    source = list(data) if iter(data) is data else data
+    source = list(data) if isinstance(data, Iterator) else data
     if isinstance(source, Sequence) and len(source) == 0:
         raise DataError(
             f"the data hold no batch; {EXPECTED}. A generator that was already read is empty: pass a list or a loader"
@@ -102,7 +102,8 @@ def _rows(values: Any, start: int, size: int) -> Any:
 def _length(values: Any) -> int:
     if isinstance(values, Mapping):
         return _length(next(iter(values.values()))) if values else 0
-    if isinstance(values, tuple):
+    # Loaders make a list of the arrays of several inputs.
+    if isinstance(values, tuple) or (isinstance(values, list) and values and hasattr(values[0], "shape")):
         return _length(values[0]) if values else 0
     shape = getattr(values, "shape", None)
     if shape is not None:

@@ -7,7 +7,7 @@ adapter finds it in a model; everything else only reads it.
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +111,38 @@ class PermutationGraph:
         graph = cls(specs, shapes, sizes, parents, _kept(specs, reasons or {}), frozenset(buffers))
         return graph.pin(pin) if pin else graph
 
+    @classmethod
+    def from_layers(
+        cls, layers: Sequence[Any], params: Mapping[str, Any], *, pin: Iterable[str] = ()
+    ) -> "PermutationGraph":
+        """Find the graph of a network written as a list of `rebasin_core.layers`.
+
+        Parameters
+        ----------
+        layers : sequence of Layer
+            What the network computes, in order; the result of the last one is its output.
+        params : mapping of str to array
+            Its parameters, of any framework; only their shapes are read.
+        pin : iterable of str, optional
+            Groups, or parameters all of whose groups, stay as they are.
+
+        Raises
+        ------
+        SpecError
+            A layer names a parameter that is not there, sizes do not fit, or a parameter belongs to no layer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rebasin_core.layers import Activation, Dense
+        >>> params = {"fc1.weight": np.ones((8, 3)), "fc1.bias": np.ones(8), "fc2.weight": np.ones((2, 8))}
+        >>> PermutationGraph.from_layers([Dense("fc1"), Activation(), Dense("fc2")], params).groups
+        {'fc1': 8}
+        """
+        from rebasin_core.layers import graph_from_layers  # inference builds on this module
+
+        return graph_from_layers(layers, params, pin=pin)
+
     def pin(self, names: Iterable[str], reason: str = "pinned by the user") -> "PermutationGraph":
         """Return a graph in which these groups stay as they are.
 
@@ -177,6 +209,7 @@ class PermutationGraph:
                 "format": FORMAT,
                 "axes": {name: spec.text for name, spec in self.axes.items()},
                 "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+                "groups": dict(self.groups),
                 "pinned": [[name, axis, reason] for (name, axis), reason in self.pinned.items()],
                 "buffers": sorted(self.buffers),
             },
@@ -194,14 +227,13 @@ class PermutationGraph:
             raise SpecError(f'expected JSON text written by PermutationGraph.to_json, with "format": "{FORMAT}"')
         lacking = [key for key in ("axes", "shapes", "pinned", "buffers") if key not in stored]
         if lacking:
-            raise SpecError(
-                f"this JSON text is not a whole graph: it lacks {lacking[0]!r}; write it with to_json again"
-            )
+            raise SpecError(f"this JSON text is not a whole graph, it lacks {lacking[0]!r}; write it with to_json")
         axes = {name: _parse(name, spec) for name, spec in stored["axes"].items()}
         shapes = {name: tuple(shape) for name, shape in stored["shapes"].items()}
         _same_names(axes, shapes, what="axes", other="shapes")
         pinned = {(name, axis): reason for name, axis, reason in stored["pinned"]}
-        return cls(axes, shapes, infer_sizes(axes, shapes), _parents(axes), pinned, frozenset(stored["buffers"]))
+        sizes = infer_sizes(axes, shapes, stored.get("groups"))
+        return cls(axes, shapes, sizes, _parents(axes), pinned, frozenset(stored["buffers"]))
 
     def __str__(self) -> str:
         total = sum(math.prod(shape) for shape in self.shapes.values())

@@ -8,6 +8,7 @@ no framework; a ``forward`` function, where one is needed, comes from the user.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -130,7 +131,13 @@ def _copy(x: Array) -> Array:
 def accuracy(outputs: Any, targets: Any) -> float:
     """Share of rows whose largest output is the target class (dimensionless, 0 to 1)."""
     backend = get_backend(outputs)
-    return float(np.mean(np.argmax(backend.to_numpy(outputs), axis=-1) == np.asarray(targets)))
+    found = np.argmax(backend.to_numpy(outputs), axis=-1)
+    wanted = np.asarray(targets)
+    if found.size != wanted.size:
+        raise ShapeError(
+            f"accuracy needs one class per row of outputs; got targets of shape {wanted.shape} for {found.shape} rows"
+        )
+    return float(np.mean(found == wanted.reshape(found.shape)))
 
 
 _REGISTRY: Registry[ModelAdapter] = Registry("rebasin_core.adapters")
@@ -156,8 +163,8 @@ def find_adapter(model: Any) -> ModelAdapter:
         raise UnsupportedModelError(
             f"no adapter carries a {type(model).__module__}.{type(model).__qualname__}; expected a model of "
             f"{', '.join(_REGISTRY.known())}, or a plain mapping of names to arrays. For a model of your own, pass its "
-            f"arrays as a dict together with graph=PermutationGraph.from_axes(...) and forward=, a function of (params, "
-            f"inputs)"
+            f"arrays as a dict together with graph=PermutationGraph.from_axes(...) and forward=, a function of "
+            f"(params, inputs)"
         )
     return adapter
 
@@ -190,6 +197,15 @@ class Model:
         """Return a copy of the model that holds these parameters."""
         return self.adapter.rebuild(self.source, params)
 
+    def keep_random_state(self, seed: int | None = None) -> AbstractContextManager[None]:
+        """Give the framework its global random state back afterwards: loaders that shuffle draw from it.
+
+        An adapter whose framework has such a state has a method of this name; with a seed, it starts from that.
+        """
+        keep: Callable[[int | None], AbstractContextManager[None]] | None
+        keep = getattr(self.adapter, "keep_random_state", None)
+        return nullcontext() if keep is None else keep(seed)
+
     def loss(self, loss: Any) -> Loss:
         """Return the loss function meant by `loss`."""
         return self.adapter.loss(self.source, loss)
@@ -208,7 +224,8 @@ def open_model(model: Any, forward: Forward | None = None, what: str = "the mode
         raise UnsupportedModelError(f"{what} has no parameters; there is nothing to permute")
     for name, x in params.items():
         try:
-            finite = bool(np.isfinite(get_backend(x).to_numpy(x)).all())
+            backend = get_backend(x)
+            finite = not backend.any(~backend.isfinite(x))
         except UnsupportedArrayError as error:
             raise UnsupportedArrayError(f"parameter {name!r} of {what}: {error}") from None
         except TypeError:

@@ -194,7 +194,7 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
             raise PlanError(f'expected JSON text written by Plan.to_json, with "format": "{FORMAT}"')
         lacking = [key for key in ("permutations", "parents") if key not in stored]
         if lacking:
-            raise PlanError(f"this JSON text is not a whole plan: it lacks {lacking[0]!r}; write it with to_json again")
+            raise PlanError(f"this JSON text is not a whole plan, it lacks {lacking[0]!r}; write it with to_json")
         return cls(stored["permutations"], stored["parents"])
 
 

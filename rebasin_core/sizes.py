@@ -11,10 +11,13 @@ __all__ = ["infer_sizes", "tuple_shape"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def infer_sizes(axes: Mapping[str, AxesSpec], shapes: Shapes) -> dict[str, int]:
+def infer_sizes(
+    axes: Mapping[str, AxesSpec], shapes: Shapes, known: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Find the size of every group, in order of first appearance.
 
-    An axis with one unknown gives its size; this is repeated until nothing is left to learn.
+    An axis with one unknown gives its size; this is repeated until nothing is left to learn. Sizes in `known` are taken
+    as given, and checked like the others.
 
     Raises
     ------
@@ -25,8 +28,8 @@ def infer_sizes(axes: Mapping[str, AxesSpec], shapes: Shapes) -> dict[str, int]:
     equations = [
         (name, i, axis, shapes[name][i]) for name, spec in axes.items() for i, axis in _axes_of(name, spec, shapes)
     ]
-    sizes: dict[str, int] = {}
-    origin: dict[str, str] = {}
+    sizes: dict[str, int] = dict(known or {})
+    origin: dict[str, str] = dict.fromkeys(sizes, "the sizes given")
     pending = equations
     while pending:
         later = []

@@ -46,12 +46,13 @@ class Midpoint:
         """Return the objective for networks of this architecture."""
         loss, forward = model.loss(self.loss), model.forward
         batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+        fixed = _first(batches, self.evaluation_batches)
 
         def value(a: Params, b: Params, batch: Sample) -> Array:
             return loss(forward(lerp(a, b, 0.5), batch[0]), batch[1])
 
         def evaluation() -> Iterator[tuple[float, Sample]]:
-            for batch in _first(batches, self.evaluation_batches):
+            for batch in fixed:
                 yield float(batch_size(batch)), batch
 
         return BoundObjective(self.name, value, lambda rng: shuffled(batches, rng), evaluation)
@@ -63,8 +64,8 @@ class RandomPoint:
 
     ``C_Rnd = C((1 - lambda) theta_A + lambda pi_P(theta_B))`` with lambda uniform on (0, 1), drawn anew at each step.
     The draws are stratified: the line is cut into `strata` equal parts, and each round of as many steps visits every
-    part once, which leaves every single draw uniform and the average over steps less noisy. Choose it when the whole line is to be
-    free of a barrier.
+    part once, which leaves every single draw uniform and the average over steps less noisy. Choose it when the whole
+    line is to be free of a barrier.
 
     Parameters
     ----------
@@ -93,6 +94,7 @@ class RandomPoint:
             raise SettingError(f"expected strata as a whole number of at least 1, got {self.strata!r}")
         loss, forward = model.loss(self.loss), model.forward
         batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+        fixed = _first(batches, self.evaluation_batches)
 
         def value(a: Params, b: Params, sample: Sample) -> Array:
             (inputs, targets), place = sample
@@ -105,7 +107,7 @@ class RandomPoint:
                     yield next(samples), float((stratum + rng.random()) / self.strata)
 
         def evaluation() -> Iterator[tuple[float, Sample]]:
-            for batch in _first(batches, self.evaluation_batches):
+            for batch in fixed:
                 for stratum in range(self.strata):
                     yield float(batch_size(batch)), (batch, (stratum + 0.5) / self.strata)
 
@@ -128,6 +130,6 @@ def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:
     return as_batches(data, size)
 
 
-def _first(batches: Batches, count: int) -> Iterator[Any]:
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch
+def _first(batches: Batches, count: int) -> list[Any]:
+    """Read once and keep: a loader that shuffles would return others the next time."""
+    return [batch for _, batch in zip(range(count), batches, strict=False)]

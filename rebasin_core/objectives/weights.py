@@ -9,6 +9,7 @@ from rebasin_core.backends.protocol import Array
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 from rebasin_core.objectives.base import BoundObjective, Params
+from rebasin_core.precision import widened
 
 __all__ = ["L2", "Cosine", "inner_product"]
 
@@ -16,7 +17,7 @@ __all__ = ["L2", "Cosine", "inner_product"]
 def inner_product(a: Params, b: Params) -> Array:
     """Sum over all parameters of ``<a, b>``; differentiable."""
     backend = get_backend(*a.values())
-    return sum(backend.sum(x * b[name]) for name, x in a.items())
+    return sum(backend.sum(widened(backend, x) * widened(backend, b[name])) for name, x in a.items())
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class L2:
     def __call__(self, params_a: Params, params_b: Params) -> Array:
         """Return the squared distance between two dictionaries of arrays."""
         backend = get_backend(*params_a.values())
-        return sum(backend.sum((a - params_b[name]) ** 2) for name, a in params_a.items())
+        return sum(
+            backend.sum((widened(backend, a) - widened(backend, params_b[name])) ** 2) for name, a in params_a.items()
+        )
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""

@@ -13,6 +13,7 @@ from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.objectives.base import Params
 from rebasin_core.plan import Plan
+from rebasin_core.precision import resolution, widened
 from rebasin_core.problem import Problem
 from rebasin_core.progress import progress_bar
 from rebasin_core.solvers.base import HistoryEntry, Solution, at_least
@@ -126,16 +127,18 @@ def _best_step(
     """Best reordering of one group of the parameters as they lie now, and those it moves; None if none helps."""
     if not names:
         return None
+    fixed = {name: widened(backend, params_a[name]) for name in names}
+    moving = {name: widened(backend, here[name]) for name in names}
     pairs = [
         pair
         for name in names
-        for pair in occurrence_pairs(backend, params_a[name], here[name], graph.axes[name], graph.groups, group)
+        for pair in occurrence_pairs(backend, fixed[name], moving[name], graph.axes[name], graph.groups, group)
     ]
     similarity = sum(backend.matmul(a, backend.matrix_transpose(b)) for a, b in pairs)
     scores = backend.to_numpy(similarity).astype(np.float64)
     perm = linear_assignment(scores)
     # What rounding alone may do to a sum of this many products of this size.
-    noise = float(np.finfo(backend.dtype(params_a[names[0]])).eps) * float(np.abs(scores).sum(axis=-1).max())
+    noise = resolution(backend.dtype(similarity)) * float(np.abs(scores).sum(axis=-1).max())
     gain = np.take_along_axis(scores, perm[..., None], axis=-1).sum() - np.trace(scores, axis1=-2, axis2=-1).sum()
     if gain <= noise:
         return None
@@ -143,8 +146,8 @@ def _best_step(
     action = {group: backend.asarray(perm, like=here[names[0]], dtype="int64")}
     arrays = {name: act(backend, here[name], graph.axes[name], graph.groups, action) for name in names}
     if len(pairs) > len(names):
-        before = sum(_inner(backend, params_a[name], here[name]) for name in names)
-        after = sum(_inner(backend, params_a[name], arrays[name]) for name in names)
+        before = sum(_inner(backend, fixed[name], moving[name]) for name in names)
+        after = sum(_inner(backend, fixed[name], widened(backend, arrays[name])) for name in names)
         if after - before <= noise:
             return None
     return delta, arrays

@@ -1,0 +1,28 @@
+"""How finely a floating dtype resolves numbers, by its name, and in which one narrow floats are summed."""
+
+import numpy as np
+
+from rebasin_core.backends.protocol import Array, Backend, DtypeName
+
+__all__ = ["resolution", "widened"]
+
+# Names that NumPy lacks; float16 is among them to say what counts as narrow.
+_NARROW = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3, "float8_e5m2": 2.0**-2}
+
+
+def resolution(dtype: DtypeName) -> float:
+    """Distance from 1 to the next number; 0 for a dtype that is not floating.
+
+    Examples
+    --------
+    >>> resolution("bfloat16"), resolution("int64")
+    (0.0078125, 0.0)
+    """
+    if "float" not in dtype:
+        return 0.0
+    return _NARROW[dtype] if dtype in _NARROW else float(np.finfo(dtype).eps)
+
+
+def widened(backend: Backend, x: Array) -> Array:
+    """Convert half precision to float32, in which sums over many weights neither overflow nor round; others stay."""
+    return backend.astype(x, "float32") if backend.dtype(x) in _NARROW else x

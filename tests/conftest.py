@@ -1,0 +1,168 @@
+"""Shared by all tests: the Hypothesis profile, small networks written in NumPy, and random notations."""
+
+import pickle
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import rebasin_core as rb
+from rebasin_core.axes import AxesSpec, Fixed, Gather, Group, Product, Sum, size
+
+with suppress(ImportError):  # before TensorFlow: in the other order the two crash
+    import torch  # noqa: F401
+
+settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("deterministic")
+
+ACTIVATIONS = {
+    "relu": lambda z: anp.maximum(z, 0.0),
+    "tanh": anp.tanh,
+    "sigmoid": lambda z: 1.0 / (1.0 + anp.exp(-z)),
+    "identity": lambda z: z,
+}
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multi-layer perceptron: weights (units, inputs), groups ``h1``, ``h2``, ... for its hidden layers."""
+
+    widths: tuple[int, ...]
+    activation: str = "tanh"
+    bias: bool = True
+
+    @property
+    def depth(self):
+        return len(self.widths) - 1
+
+    def params(self, seed=0, dtype="float64"):
+        rng = np.random.default_rng(seed)
+        params = {}
+        for i, (n_in, n_out) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
+            params[f"w{i}"] = rng.normal(size=(n_out, n_in)).astype(dtype)
+            if self.bias:
+                params[f"b{i}"] = rng.normal(size=n_out).astype(dtype)
+        return params
+
+    def axes(self):
+        names = [".", *(f"h{i}" for i in range(1, self.depth)), "."]
+        axes = {}
+        for i in range(self.depth):
+            axes[f"w{i}"] = f"{names[i + 1]} {names[i]}"
+            if self.bias:
+                axes[f"b{i}"] = names[i + 1]
+        return axes
+
+    def graph(self, **settings):
+        return rb.PermutationGraph.from_axes(self.axes(), self.params(), **settings)
+
+    def forward(self, params, x):
+        act = ACTIVATIONS[self.activation]
+        for i in range(self.depth):
+            x = anp.dot(x, params[f"w{i}"].T)
+            x = x + params[f"b{i}"] if self.bias else x
+            x = act(x) if i < self.depth - 1 else x
+        return x
+
+    def inputs(self, n=16, seed=100, dtype="float64"):
+        return np.random.default_rng(seed).normal(size=(n, self.widths[0])).astype(dtype)
+
+    def data(self, n=32, seed=100, dtype="float64"):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, self.widths[0])).astype(dtype)
+        return x, rng.normal(size=(n, self.widths[-1])).astype(dtype)
+
+
+@pytest.fixture(scope="session")
+def mlp():
+    return MLP
+
+
+@pytest.fixture(scope="session")
+def mse():
+    def mean_squared_error(outputs, targets):
+        return anp.mean((outputs - targets) ** 2)
+
+    return mean_squared_error
+
+
+@pytest.fixture(scope="session")
+def unchanged():
+    """A context that asserts that objects and the global random state come out bit for bit as they went in."""
+
+    @contextmanager
+    def context(*things):
+        before = [pickle.dumps(thing) for thing in things]
+        state = pickle.dumps(np.random.get_state())  # noqa: NPY002, the global state is what is watched
+        yield
+        for i, (thing, old) in enumerate(zip(things, before, strict=True)):
+            assert pickle.dumps(thing) == old, f"object {i} was changed"
+        assert pickle.dumps(np.random.get_state()) == state, "the global random state was changed"  # noqa: NPY002
+
+    return context
+
+
+# --- random notations -------------------------------------------------------------------------------------------------
+@st.composite
+def group_sizes(draw):
+    """Sizes of two plain groups, and of one group local to the first."""
+    return {name: draw(st.integers(1, 3)) for name in ("h", "c", "d")}
+
+
+@st.composite
+def axis_trees(draw, sizes, local_allowed, depth):
+    """One axis; `local_allowed` says whether a single ``h`` is around it for ``d[h]`` to follow."""
+    kinds = ["fixed", "h", "c", *(["local"] if local_allowed else []), *(["product", "sum", "gather"] if depth else [])]
+    match draw(st.sampled_from(kinds)):
+        case "fixed":
+            return Fixed(draw(st.integers(1, 3)))
+        case "local":
+            return Group("d", "h")
+        case "product":
+            return Product(tuple(draw(factor_lists(sizes, local_allowed, depth - 1, least=2))))
+        case "sum":
+            return Sum(tuple(draw(st.lists(axis_trees(sizes, local_allowed, depth - 1), min_size=2, max_size=3))))
+        case "gather":
+            inner = draw(axis_trees(sizes, local_allowed, depth - 1))
+            return Gather(inner, tuple(draw(st.permutations(range(size(inner, sizes))))))
+        case name:
+            return Group(name)
+
+
+@st.composite
+def factor_lists(draw, sizes, local_allowed, depth, least):
+    """Factors of a product, or the axes of a parameter: ``d[h]`` where exactly one ``h`` is beside it or around it."""
+    kinds = draw(st.lists(st.sampled_from(["h", "c", "local", "nested"]), min_size=least, max_size=3))
+    if kinds.count("h"):
+        local_allowed = kinds.count("h") == 1
+    factors = []
+    for kind in kinds:
+        if kind == "nested" or (kind == "local" and not local_allowed):
+            nested = draw(axis_trees(sizes, local_allowed, depth))
+            factors.append(Group("c") if nested == Group("h") else nested)  # no second h beside a d[h]
+        else:
+            factors.append(Group("d", "h") if kind == "local" else Group(kind))
+    return factors
+
+
+@st.composite
+def networks(draw, count=2):
+    """A graph of a few random parameters, and their arrays."""
+    sizes = draw(group_sizes())
+    raw = {f"p{i}": draw(factor_lists(sizes, False, 2, least=1)) for i in range(count)}
+    axes = {name: AxesSpec.of(*factors) for name, factors in raw.items()}
+    shapes = {name: tuple(size(axis, sizes) for axis in spec.axes) for name, spec in axes.items()}
+    axes |= {"sizes": AxesSpec("h c d[h]"), "free": AxesSpec(". .")}
+    shapes |= {"sizes": (sizes["h"], sizes["c"], sizes["d"]), "free": (2, 2)}
+    params = {name: np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape) for name, shape in shapes.items()}
+    return rb.PermutationGraph.from_axes(axes, params), params
+
+
+@pytest.fixture(scope="session")
+def strategies():
+    return SimpleNamespace(networks=networks, factor_lists=factor_lists, group_sizes=group_sizes)
