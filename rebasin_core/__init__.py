@@ -1,6 +1,9 @@
 """Align, merge and continue neural networks modulo their permutation symmetries, in any framework."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rebasin_core import errors, objectives, solvers
 from rebasin_core.align import Alignment, align, permutation_graph, permute
@@ -22,6 +25,9 @@ from rebasin_core.plan import Plan
 from rebasin_core.sinkhorn import sinkhorn
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.verify import Verification, verify
+
+if TYPE_CHECKING:
+    from rebasin_core import layers
 
 try:
     __version__ = version("rebasin-core")
@@ -48,6 +54,7 @@ __all__ = [
     "errors",
     "get_backend",
     "interpolate",
+    "layers",
     "merge",
     "objectives",
     "permutation_graph",
@@ -58,3 +65,10 @@ __all__ = [
     "solvers",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load `layers` when first asked for: it brings the inference, which few programs need."""
+    if name == "layers":
+        return import_module("rebasin_core.layers")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,8 +39,8 @@ class PermutationGraph:
     pinned : dict of (str, int) to str
         Every (parameter, axis) that stays as it is, and the reason.
     buffers : frozenset of str
-        Parameters that move with their channels but are not learned (running statistics); objectives that compare
-        weights leave them out.
+        Parameters that move with their channels but that objectives which compare weights leave out: what is not
+        learned (running statistics), and further names of a tied parameter, which would count twice.
 
     Examples
     --------

@@ -11,9 +11,7 @@ __all__ = ["infer_sizes", "tuple_shape"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def infer_sizes(
-    axes: Mapping[str, AxesSpec], shapes: Shapes, known: Mapping[str, int] | None = None
-) -> dict[str, int]:
+def infer_sizes(axes: Mapping[str, AxesSpec], shapes: Shapes, known: Mapping[str, int] | None = None) -> dict[str, int]:
     """Find the size of every group, in order of first appearance.
 
     An axis with one unknown gives its size; this is repeated until nothing is left to learn. Sizes in `known` are taken

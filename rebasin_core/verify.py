@@ -14,6 +14,7 @@ from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Model, open_model
 from rebasin_core.plan import Plan
 from rebasin_core.precision import resolution
+from rebasin_core.settings import at_least
 
 __all__ = ["Verification", "check_equivalent_params", "verify"]
 
@@ -90,8 +91,8 @@ def verify(
     >>> rb.verify(params, graph, rng.normal(size=(5, 3)), forward=forward).trials
     3
     """
-    if not isinstance(trials, int) or trials < 1:
-        raise SettingError(f"expected trials as a whole number of at least 1, got {trials!r}")
+    at_least(1, trials=trials)
+    at_least(0, seed=seed)
     opened = open_model(model, forward)
     graph.check_params(opened.params, "the model")
     inputs = gather_inputs(opened, example_inputs)

@@ -182,6 +182,14 @@ def test_a_local_group_inside_a_sum_and_with_its_parent_on_another_axis():
     assert_array_equal(moved, [[6, 7, 8, 9, 11, 10], [0, 1, 2, 3, 4, 5]])
 
 
+def test_a_local_group_in_a_product_before_the_axis_of_its_parent():
+    x = np.arange(12.0).reshape(6, 2)  # places of (3 d[h]) down, of h across
+    graph = from_axes({"w": "(3 d[h]) h"}, {"w": x})
+    plan = rb.Plan({"h": [1, 0], "d": [[1, 0], [0, 1]]}, {"d": "h"})
+    moved = rb.permute({"w": x}, plan, graph)["w"]
+    assert_array_equal(moved, [[3, 0], [1, 2], [7, 4], [5, 6], [11, 8], [9, 10]])
+
+
 def test_a_soft_plan_by_hand():
     x = np.arange(4.0).reshape(2, 2)
     graph = from_axes({"w": "h h"}, {"w": x})

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Those that need a data set or a framework have a test beside its adapter's.
+EXAMPLES = [p for p in sorted((ROOT / "examples").glob("*.py")) if "REBASIN_DATA" not in p.read_text()]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -17,6 +18,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+    for framework in ("torch", "keras"):
+        if re.search(rf"^import {framework}$", page.read_text(), flags=re.M):
+            pytest.importorskip(framework)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for code in blocks(page, "python"):

@@ -5,7 +5,7 @@ arrays; a solver differentiates it and never looks inside. A *sample* is whateve
 parameters: None for a distance of weights, a batch for a midpoint loss, a batch and a place on the line for Eq. 9.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -38,7 +38,10 @@ class BoundObjective:
         ``evaluation()`` yields ``(weight, sample)``: the same fixed set each time, by which hard plans are compared.
         The weights sum to whatever; the mean is taken.
     matches_weights : bool
-        Whether the best plan is the one that maximises the inner product of the weights, as linear assignment does.
+        Whether the best plan is the one that maximises the inner product of the weights, as weight matching does.
+    similarity : callable, optional
+        ``similarity(params_a, params_b)``: per group a matrix whose linear assignment is the group's best permutation,
+        whatever the other groups do; None where groups depend on each other.
     """
 
     name: str
@@ -46,6 +49,7 @@ class BoundObjective:
     stream: Callable[[np.random.Generator], Iterator[Sample]]
     evaluation: Callable[[], Iterator[tuple[float, Sample]]]
     matches_weights: bool = False
+    similarity: Callable[[Params, Params], Mapping[str, Array]] | None = None
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """How an objective is minimised over plans: one solver per file."""
 
+from rebasin_core.solvers.activation_matching import ActivationMatching
 from rebasin_core.solvers.base import HistoryEntry, Solution, Solver
 from rebasin_core.solvers.sinkhorn import Sinkhorn
 from rebasin_core.solvers.weight_matching import WeightMatching
 
-__all__ = ["HistoryEntry", "Sinkhorn", "Solution", "Solver", "WeightMatching"]
+__all__ = ["ActivationMatching", "HistoryEntry", "Sinkhorn", "Solution", "Solver", "WeightMatching"]

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
 from rebasin_core.errors import SettingError
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 
-__all__ = ["HistoryEntry", "Solution", "Solver", "as_solver", "at_least"]
+__all__ = ["HistoryEntry", "Solution", "Solver", "as_solver"]
 
 
 class HistoryEntry(NamedTuple):
@@ -75,10 +73,3 @@ def as_solver(solver: Any) -> Solver:
     if isinstance(solver, Solver):
         return solver
     raise SettingError(f"expected a solver, e.g. solvers.Sinkhorn() or solvers.WeightMatching(), got {solver!r}")
-
-
-def at_least(least: int, **settings: Any) -> None:
-    """Raise `SettingError` unless every setting is a whole number of at least `least`."""
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise SettingError(f"expected {name} as a whole number of at least {least}, got {value!r}")

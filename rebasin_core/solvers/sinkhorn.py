@@ -16,8 +16,10 @@ from rebasin_core.objectives.weights import L2
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import Progress, progress_bar
+from rebasin_core.settings import at_least
 from rebasin_core.soft_plan import SoftPlan
-from rebasin_core.solvers.base import HistoryEntry, Solution, at_least
+from rebasin_core.solvers.activation_matching import ActivationMatching
+from rebasin_core.solvers.base import HistoryEntry, Solution
 from rebasin_core.solvers.weight_matching import WeightMatching
 
 __all__ = ["Sinkhorn"]
@@ -96,6 +98,8 @@ class Sinkhorn:
         search = _Search(problem)
         matched = WeightMatching().solve(replace(problem, objective=L2().on(problem.graph)), progress).plan
         search.see(matched)
+        if problem.objective.similarity is not None:
+            search.see(ActivationMatching().solve(problem, progress).plan)
         start = {
             "weight_matching": lambda: matched,
             "identity": lambda: Plan.identity(problem.graph),

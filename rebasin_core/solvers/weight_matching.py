@@ -16,7 +16,8 @@ from rebasin_core.plan import Plan
 from rebasin_core.precision import resolution, widened
 from rebasin_core.problem import Problem
 from rebasin_core.progress import progress_bar
-from rebasin_core.solvers.base import HistoryEntry, Solution, at_least
+from rebasin_core.settings import at_least
+from rebasin_core.solvers.base import HistoryEntry, Solution
 
 __all__ = ["WeightMatching", "descend"]
 

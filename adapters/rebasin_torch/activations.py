@@ -1,0 +1,95 @@
+"""Where a module produces the units of each group, and what they say.
+
+The graph tells which axes of which parameters are a group; a layer whose weight has the group along its output axis,
+and whose output axis is known, produces it. Layers of other kinds are left out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from rebasin_core.axes import Group
+from rebasin_core.errors import UnsupportedModelError
+from rebasin_core.graph import PermutationGraph
+from rebasin_torch.copies import skeleton
+from rebasin_torch.functional import as_arguments, evaluation_skeleton, run
+from rebasin_torch.state import every_tensor
+
+__all__ = ["collector", "producers"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
+
+
+def producers(model: nn.Module, graph: PermutationGraph) -> dict[str, tuple[str, int]]:
+    """Find the modules that produce a group: by name, the group and the axis of their output along which it lies."""
+    found = {}
+    for name, module in model.named_modules():
+        weight = f"{name}.weight" if name else "weight"
+        place = _axes(module)
+        if place is None or weight not in graph.axes:
+            continue
+        axis = graph.axes[weight].axes[place[0]]
+        if isinstance(axis, Group) and axis.parent is None:
+            found[name] = (axis.name, place[1])
+    return found
+
+
+def collector(
+    model: nn.Module, graph: PermutationGraph
+) -> Callable[[Mapping[str, Tensor], Any], dict[str, list[Tensor]]]:
+    """Return ``collect(params, inputs)``: per group, what every producer gives, as (samples and places, units).
+
+    Raises
+    ------
+    UnsupportedModelError
+        No group is produced by a layer of a known kind.
+    """
+    places = producers(model, graph)
+    if not places:
+        raise UnsupportedModelError(
+            f"no group of this graph is the output of a linear, convolutional, embedding or norm layer of "
+            f"{type(model).__name__}; use objectives.Midpoint(loss, data) or objectives.L2()"
+        )
+    body = evaluation_skeleton(skeleton(model))
+    own = {name: x.detach() for name, x in every_tensor(model).items()}
+    buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
+
+    def collect(params: Mapping[str, Tensor], inputs: Any) -> dict[str, list[Tensor]]:
+        seen: dict[str, list[Tensor]] = {}
+
+        def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            group, axis = places[name]
+
+            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                seen.setdefault(group, []).append(output.movedim(axis, -1).flatten(0, -2))
+
+            return hook
+
+        hooks = [module.register_forward_hook(keep(name)) for name, module in body.named_modules() if name in places]
+        try:
+            args, kwargs = as_arguments(inputs)
+            run(body, {name: params.get(name, x) for name, x in own.items()}, buffers, args, kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    return collect
+
+
+def _axes(module: nn.Module) -> tuple[int, int] | None:
+    """Axis of the weight that counts the outputs, and axis of the output along which they lie."""
+    if isinstance(module, nn.Linear):
+        return 0, -1
+    if isinstance(module, nn.Embedding):
+        return 1, -1
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
+        return 0, -1
+    if isinstance(module, _CONVOLUTIONS) or (isinstance(module, _NORMS) and module.weight is not None):
+        return 0, 1
+    if isinstance(module, _TRANSPOSED) and module.groups == 1:
+        return 1, 1
+    return None

@@ -1,0 +1,58 @@
+"""Activation matching: one linear assignment per group, on how alike the units behave (Git Re-Basin, section 3.1)."""
+
+from dataclasses import dataclass
+
+from rebasin_core.assignment import linear_assignment
+from rebasin_core.errors import SettingError
+from rebasin_core.plan import Plan
+from rebasin_core.problem import Problem
+from rebasin_core.progress import progress_bar
+from rebasin_core.solvers.base import HistoryEntry, Solution
+
+__all__ = ["ActivationMatching"]
+
+
+@dataclass(frozen=True)
+class ActivationMatching:
+    """Pair every unit of A with the unit of B that says the same of the same inputs.
+
+    A group's permutation only reorders its own activations, so that each group is matched by itself, exactly, by one
+    linear assignment. Groups of which no activations were collected stay.
+
+    Choose it with `objectives.Activations`: one pass over the data, no gradient, no sweeps.
+
+    References
+    ----------
+    .. [1] S. Ainsworth, J. Hayase, S. Srinivasa. Git Re-Basin: Merging Models modulo Permutation Symmetries. ICLR 2023,
+       section 3.1.
+    """
+
+    name: str = "activation matching"
+
+    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+        """Return the plan of the assignments.
+
+        Raises
+        ------
+        SettingError
+            The objective does not say how alike units are.
+        """
+        similarity = problem.objective.similarity
+        if similarity is None:
+            raise SettingError(
+                f"ActivationMatching needs objectives.Activations(data); it cannot minimise "
+                f"{problem.objective.name!r}. Use solvers.Sinkhorn(), which minimises any differentiable objective"
+            )
+        plan = Plan.identity(problem.graph)
+        initial = problem.judge(plan)
+        backend = problem.backend
+        scores = similarity(problem.params_a, problem.params_b)
+        with progress_bar(len(scores), "activation matching", progress) as bar:
+            for group, matrix in scores.items():
+                plan = plan.replace(group, linear_assignment(backend.to_numpy(matrix).astype(float)))
+                bar.update()
+        value = problem.judge(plan)
+        if value > initial:
+            plan, value = Plan.identity(problem.graph), initial
+        history = (HistoryEntry(0, initial, initial, initial), HistoryEntry(1, value, value, value))
+        return Solution(plan, value, history, True, "one assignment per group is exact")
