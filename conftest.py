@@ -1,7 +1,22 @@
-"""Collection: the doctests of an adapter are left out where its framework is not installed."""
+"""What is left out where a framework is not installed, and what may not be left out."""
 
+import os
 from importlib.util import find_spec
 
-ADAPTERS = {"adapters/rebasin_sklearn": "sklearn", "adapters/rebasin_torch": "torch"}
+import pytest
 
+ADAPTERS = {
+    "adapters/rebasin_sklearn": "sklearn",
+    "adapters/rebasin_torch": "torch",
+    "adapters/rebasin_keras": "keras",
+}
+
+# The doctests of an adapter need its framework.
 collect_ignore = [folder for folder, framework in ADAPTERS.items() if find_spec(framework) is None]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fail where a framework named in ``REBASIN_REQUIRE`` is absent; its tests would be skipped without a word."""
+    absent = [name for name in os.environ.get("REBASIN_REQUIRE", "").split() if find_spec(name) is None]
+    if absent:
+        raise pytest.UsageError(f"REBASIN_REQUIRE asks for {', '.join(absent)}; install them, or name them no more")
