@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 from rebasin_core import Alignment, Curve, align, connectivity, objectives, solvers
 from rebasin_core.errors import SettingError
@@ -106,7 +107,8 @@ def run_demo(layers: Sequence[tuple[int, ...]], out: Path, seed: int, quick: boo
     started = time.perf_counter()
     digits = Digits.load()
     all_rows = {}
-    with Progress(console=console, transient=True) as bar:
+    # On matrices this small several threads gain nothing, and on a busy machine they wait for each other.
+    with threadpool_limits(1), Progress(console=console, transient=True) as bar:
         task = bar.add_task("", total=5 * len(layers))
 
         def tell(what: str) -> None:
@@ -126,7 +128,7 @@ def run_demo(layers: Sequence[tuple[int, ...]], out: Path, seed: int, quick: boo
     for name, rows in all_rows.items():
         console.print(_table(name, rows))
     errors = [row.alignment.error for rows in all_rows.values() for row in rows if row.alignment]
-    console.print("Barrier and AUC: of the training loss. Accuracy: of the midpoint, on the test set.")
+    console.print("Barrier and AUC: of the training loss. Accuracy: of the midpoint, on the test set.", soft_wrap=True)
     console.print(f"Every re-based B computes the same outputs as B, to {max(e or 0.0 for e in errors):.0e} relative.")
     _picture(all_rows, out)
     console.print(f"Picture: {out}    ({time.perf_counter() - started:.0f} s)", soft_wrap=True)

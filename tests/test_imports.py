@@ -41,7 +41,7 @@ LAYERS = [
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 OPTIONAL = {  # what else than NumPy, SciPy and autograd a module of the core may import
-    "demo": {"sklearn", "matplotlib", "rich"},
+    "demo": {"sklearn", "matplotlib", "rich", "threadpoolctl"},
     "commands": {"typer", "rich"},
     "cli": {"typer", "rich"},
     "plotting": {"matplotlib"},

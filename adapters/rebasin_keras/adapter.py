@@ -1,0 +1,145 @@
+"""The model adapter: a ``keras.Model`` in, one of the same kind out, on whichever backend Keras computes with."""
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from rebasin_core.axes import AxesSpec
+from rebasin_core.errors import UnsupportedModelError
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.models import Forward, Loss
+from rebasin_keras.activations import collector
+from rebasin_keras.copies import rebuilt
+from rebasin_keras.functional import forward_function
+from rebasin_keras.losses import loss_function, metric_function
+from rebasin_keras.pairs import check_pair
+from rebasin_keras.random_state import keep_random_state
+from rebasin_keras.variables import check_built, named_variables, parameters_of
+
+__all__ = ["KerasAdapter"]
+
+_EXAMPLES = 4
+
+
+class KerasAdapter:
+    """Carries models of Keras 3.
+
+    The parameters are ``model.weights``, trainable or not, by their paths; layers that Keras numbered are numbered from
+    the start of each model. Nothing of the user's model changes: computations go through ``stateless_call``, results
+    are copies.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import rebasin_core as rb
+    >>> layers = [keras.Input((3,)), keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(2, name="out")]
+    >>> model = keras.Sequential(layers)
+    >>> graph = rb.permutation_graph(model)
+    >>> graph.groups
+    {'hidden': 8}
+    >>> other = rb.permute(model, rb.Plan.random(graph, seed=0), graph)
+    >>> x = np.ones((5, 3), "float32")
+    >>> bool(keras.ops.all(keras.ops.abs(model(x) - other(x)) < 1e-6))
+    True
+    """
+
+    name = "keras"
+
+    def params(self, model: Any) -> dict[str, Any]:
+        """Return a snapshot of the weights by name, as arrays of Keras's backend."""
+        _check(model)
+        return parameters_of(model)
+
+    def forward(self, model: Any) -> Forward:
+        """Return the model as a function of (params, inputs), in inference mode and in full precision."""
+        _check(model)
+        return forward_function(model)
+
+    def rebuild(self, model: Any, params: Mapping[str, Any]) -> Any:
+        """Return a copy of the model that holds these parameters."""
+        return rebuilt(model, params)
+
+    def graph(self, model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
+        """Walk the layers of a Functional or Sequential model; nothing is computed."""
+        # Its rules for all of Keras's layers are not needed by those who bring their own graph.
+        from rebasin_keras.tracing import trace, variable_names
+
+        _check(model)
+        graph = trace(model, *example_inputs)
+        own = {id(v): name for name, v in named_variables(model).items()}
+        graph = _renamed(graph, {traced: own[id(v)] for traced, v in variable_names(model).items()})
+        return graph.pin(pin) if pin else graph
+
+    def example_inputs(self, model: Any) -> tuple[Any, ...] | None:
+        """Return random inputs of the model's declared shapes, always the same; None where it leaves a size open."""
+        declared = getattr(model, "inputs", None)
+        if not declared or any(None in tuple(x.shape)[1:] for x in declared):
+            return None
+        rng = np.random.default_rng(0)
+
+        def draw(spec: Any) -> Any:
+            shape = (_EXAMPLES, *spec.shape[1:])
+            # Whole numbers are most likely indices, of which every table has the first two.
+            return rng.standard_normal(shape).astype("float32") if "float" in spec.dtype else rng.integers(0, 2, shape)
+
+        # The nested inputs as the model was built with them; a Sequential model has one.
+        structure = getattr(model, "_inputs_struct", declared[0])
+        return (keras.tree.map_structure(draw, structure),)
+
+    def loss(self, model: Any, loss: Any) -> Loss:
+        """Return the loss: a name or object of Keras's, a callable, or None for the one the model is compiled with."""
+        return loss_function(model, loss)
+
+    def metric(self, model: Any, metric: Any) -> Loss:
+        """Return the metric: a name or object of Keras's, or a callable."""
+        return metric_function(model, metric)
+
+    def check_pair(self, model_a: Any, model_b: Any) -> None:
+        """Raise unless both have the same layers, settings, wiring and dtypes."""
+        check_pair(model_a, model_b)
+
+    def activations(self, model: Any, graph: PermutationGraph) -> Any:
+        """Return ``collect(params, inputs)``: per group, what every layer that produces it gives, (samples, units)."""
+        return collector(model, graph)
+
+    def keep_random_state(self, seed: int | None = None) -> AbstractContextManager[None]:
+        """Give Python, NumPy and torch their random states back afterwards; with a seed, start from that."""
+        return keep_random_state(seed)
+
+
+def _check(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModelError(
+            f"expected a keras.Model, got {type(model).__name__}. Wrap a layer, as in "
+            f"keras.Sequential([keras.Input(shape), layer])"
+        )
+    check_built(model)
+
+
+_GROUP = re.compile(r"[A-Za-z_]\w*(?:[./]\w+)*")
+
+
+def _renamed(graph: PermutationGraph, names: Mapping[str, str]) -> PermutationGraph:
+    """The same graph with other names for its parameters, and for groups named after the layer of a parameter."""
+    layers = {old.rpartition("/")[0]: new.rpartition("/")[0] for old, new in names.items()}
+    groups = {group: layers.get(group) or group for group in graph.groups}
+    if len(set(groups.values())) < len(groups):  # two layers of one path in several nested models
+        groups = {group: group for group in graph.groups}
+
+    def spec(axes: AxesSpec) -> AxesSpec:
+        return AxesSpec(_GROUP.sub(lambda found: groups.get(found[0], found[0]), str(axes)))
+
+    return replace(
+        graph,
+        axes={names[name]: spec(axes) for name, axes in graph.axes.items()},
+        shapes={names[name]: shape for name, shape in graph.shapes.items()},
+        groups={groups[group]: size for group, size in graph.groups.items()},
+        parents={groups[child]: groups[parent] for child, parent in graph.parents.items()},
+        pinned={(names[name], axis): reason for (name, axis), reason in graph.pinned.items()},
+        buffers=frozenset(names[name] for name in graph.buffers),
+    )

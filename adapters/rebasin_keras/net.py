@@ -1,0 +1,252 @@
+"""A re-basin network to train with ``fit``: a model whose trainable weights are the logits of a soft plan."""
+
+import math
+import re
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import keras
+import numpy as np
+
+from rebasin_core.actions import act
+from rebasin_core.assignment import linear_assignment
+from rebasin_core.backends import get_backend
+from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.interpolation import lerp
+from rebasin_core.plan import Plan, check_fits
+from rebasin_core.settings import at_least
+from rebasin_core.soft_plan import SoftPlan
+from rebasin_keras.copies import rebuilt
+from rebasin_keras.functional import forward_function
+from rebasin_keras.pairs import check_pair
+from rebasin_keras.variables import parameters_of
+
+__all__ = ["RebasinModel"]
+
+
+class RebasinModel(keras.Model):
+    """A model re-based by a plan that is learned (the paper's re-basin network), for ``compile`` and ``fit``.
+
+    Its trainable weights are the logits, one matrix per permutation group, and nothing else: any optimiser, loss and
+    callback of Keras's trains them. In training, a call runs the model with its weights mixed by the soft plan,
+    ``S_tau(logits)``, and gradients reach the logits by implicit differentiation; in ``evaluate`` and ``predict`` it
+    runs with the nearest hard plan. With an `anchor`, the weights are those of a place on the line between the anchor
+    and the re-based model: trained on the task's own loss, that is Eq. 8 (``place=0.5``) or Eq. 9 (``place="random"``)
+    of the paper. The model itself always computes as in inference.
+
+    Use it where `rebasin_core.align` is too narrow: callbacks, schedules, or a ``train_step`` of your own.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network to re-base (model B). Its weights are copied in, as weights that are not trained.
+    graph : PermutationGraph
+        What may be permuted, as found by ``rebasin_core.permutation_graph(model)``.
+    tau : float, default 1.0
+        Temperature of the Sinkhorn operator, in units of the logits.
+    num_iters : int, default 20
+        Iterations of the operator.
+    anchor : keras.Model, optional
+        The network to be joined with (model A), of the same architecture; its weights are copied in likewise.
+    place : float or "random", default 0.5
+        Where on the line from the anchor (0) to the re-based model (1). "random" draws a place for each training step,
+        and evaluates at 0.5. Without an anchor it has no effect.
+    init : Plan, optional
+        Where to start; default: the identity.
+    init_scale : float, default 0.5
+        Height of the logits on that plan, in units of `tau`. A low start is meant: it lets the first steps see all
+        plans at once.
+    seed : int, default 0
+        Of the random places.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model is not built or cannot be copied, or the anchor is of another architecture.
+    SpecError, ShapeError
+        The graph is for another model, or there is nothing to permute.
+    SettingError, PlanError
+        A setting is out of range, or `init` is for another graph.
+
+    Notes
+    -----
+    The hard plan is assigned on the host, anew in each batch outside of training; for many batches, take `rebased`
+    once. On TensorFlow that cannot be compiled by XLA, so ``jit_compile="auto"`` means no here.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import rebasin_core as rb
+    >>> from rebasin_keras import RebasinModel
+    >>> def build():
+    ...     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+    >>> a, b = build(), build()
+    >>> net = RebasinModel(b, rb.permutation_graph(b), anchor=a)
+    >>> net.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
+    >>> history = net.fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
+    >>> [tuple(w.shape) for w in net.trainable_weights], net.plan()["dense"].shape
+    ([(8, 8)], (8,))
+    >>> type(net.rebased()).__name__
+    'Sequential'
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        graph: PermutationGraph,
+        tau: float = 1.0,
+        num_iters: int = 20,
+        *,
+        anchor: Any = None,
+        place: float | str = 0.5,
+        init: Plan | None = None,
+        init_scale: float = 0.5,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        params = _checked(model, graph)
+        _check_number("tau", tau, positive=True)
+        _check_number("init_scale", init_scale, positive=False)
+        at_least(1, num_iters=num_iters)
+        at_least(0, seed=seed)
+        if place != "random":
+            _check_number("place", place, positive=False)
+        if anchor is not None:
+            _checked(anchor, graph)
+            check_pair(anchor, model)
+        start = Plan.identity(graph) if init is None else init
+        check_fits(start, graph)
+        dtype = _logits_dtype(params, graph)
+        super().__init__(name=name, dtype=dtype)
+        self.graph, self.tau, self.num_iters, self.place = graph, float(tau), int(num_iters), place
+        template = rebuilt(model, params)
+        # In an object that Keras does not look into: the template's weights are not weights of this model.
+        self._template = _Untracked(template, forward_function(template))
+        self._logits = {
+            group: self._add("logits", group, init_scale * self.tau * np.eye(perm.shape[-1])[perm], dtype)
+            for group, perm in start.items()
+        }
+        self._fixed = {name: self._add("model", name, x) for name, x in params.items()}
+        self._anchor = (
+            {name: self._add("anchor", name, x) for name, x in parameters_of(anchor).items()}
+            if anchor is not None
+            else {}
+        )
+        self._seeds = keras.random.SeedGenerator(seed)
+        # XLA in TensorFlow has no calls to the host; JAX's compiler has.
+        self.supports_jit = keras.backend.backend() == "jax"
+        self.built = True
+
+    @property
+    def logits(self) -> dict[str, Any]:
+        """The trainable weights, by group: shape (n, n), or (parent, n, n) for a group local to another."""
+        return dict(self._logits)
+
+    def soft_plan(self) -> SoftPlan:
+        """Return the doubly stochastic matrices ``S_tau(logits)``, differentiable."""
+        return SoftPlan.from_logits(_values(self._logits), self.graph.parents, self.tau, self.num_iters)
+
+    def plan(self) -> Plan:
+        """Return the nearest hard plan: a linear assignment on the logits of every group."""
+        logits = _values(self._logits)
+        return Plan({group: _assign(get_backend(x).to_numpy(x)) for group, x in logits.items()}, self.graph.parents)
+
+    def rebased(self) -> Any:
+        """Return a copy of the model re-based by the hard plan: the same type and the same function."""
+        return rebuilt(self._template.model, self.plan().apply(_values(self._fixed), self.graph))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Run the model: softly re-based in training, by the hard plan otherwise; with an anchor, on the line."""
+        fixed = _values(self._fixed)
+        params = self.soft_plan().apply(fixed, self.graph) if training else self._hard(fixed)
+        if self._anchor:
+            params = self._on_the_line(_values(self._anchor), params, bool(training))
+        return self._template.forward(params, inputs)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Do nothing: all weights exist from the start."""
+
+    def _add(self, kind: str, name: str, values: Any, trainable_dtype: str | None = None) -> Any:
+        """Add a weight; one with a dtype of its own is trained."""
+        # Keras wants no slash in a name, torch no dot; the number tells apart what is then spelled alike.
+        spelled = f"{kind}_{len(self.weights)}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+        weight = self.add_weight(
+            name=spelled,
+            shape=tuple(values.shape),
+            dtype=trainable_dtype or keras.backend.standardize_dtype(values.dtype),
+            initializer="zeros",
+            trainable=trainable_dtype is not None,
+            autocast=False,  # a global mixed-precision policy would round the weights
+        )
+        weight.assign(values)
+        return weight
+
+    def _hard(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Re-base by the nearest hard plan, in compiled functions too."""
+        actions = {}
+        for group, logits in _values(self._logits).items():
+            backend = get_backend(logits)
+            if backend.is_concrete(logits):
+                actions[group] = backend.asarray(_assign(backend.to_numpy(logits)), like=logits, dtype="int64")
+            else:
+                actions[group] = backend.call_on_host(_assign, logits, tuple(logits.shape[:-1]))  # type: ignore[attr-defined]
+        axes, sizes = self.graph.axes, self.graph.groups
+        return {name: act(get_backend(x), x, axes[name], sizes, actions) for name, x in params.items()}
+
+    def _on_the_line(self, anchor: dict[str, Any], params: dict[str, Any], training: bool) -> dict[str, Any]:
+        if self.place != "random":
+            return lerp(anchor, params, float(self.place))
+        if not training:
+            return lerp(anchor, params, 0.5)
+        t = keras.random.uniform((), dtype=self.variable_dtype, seed=self._seeds)
+        # Arrays of another dtype than the place's do not mix with it in every framework.
+        return {
+            name: lerp({name: a}, params, keras.ops.cast(t, a.dtype) if "float" in str(a.dtype) else t)[name]
+            for name, a in anchor.items()
+        }
+
+
+class _Untracked:
+    """A model, and its forward function, out of Keras's sight."""
+
+    def __init__(self, model: Any, forward: Any) -> None:
+        self.model, self.forward = model, forward
+
+
+def _assign(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.asarray(linear_assignment(np.asarray(logits, dtype=np.float64)), dtype=np.int64)
+
+
+def _values(variables: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: variable.value for name, variable in variables.items()}
+
+
+def _checked(model: Any, graph: Any) -> dict[str, Any]:
+    """Weights of a model that fits the graph."""
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModelError(f"expected a keras.Model, got {type(model).__name__}")
+    if not isinstance(graph, PermutationGraph):
+        raise SpecError(
+            f"expected a PermutationGraph, got {type(graph).__name__}; make one with "
+            f"rebasin_core.permutation_graph(model)"
+        )
+    params = parameters_of(model)
+    graph.check_params(params, "the model")
+    if not graph.groups:
+        raise SpecError("the graph has no permutation group: there is nothing to learn")
+    return params
+
+
+def _logits_dtype(params: Mapping[str, Any], graph: PermutationGraph) -> str:
+    """Dtype that logits should have: that of the weights, but at least float32."""
+    moving = {keras.backend.standardize_dtype(x.dtype) for name, x in params.items() if graph.axes[name].groups}
+    return "float64" if "float64" in moving else "float32"
+
+
+def _check_number(name: str, value: Any, positive: bool) -> None:
+    valid = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if not valid or value < 0 or (positive and value == 0):
+        wanted = "a positive number" if positive else "a number of at least 0"
+        raise SettingError(f"expected {name} as {wanted}, got {value!r}")
