@@ -1,15 +1,12 @@
 """The model adapter: a ``keras.Model`` in, one of the same kind out, on whichever backend Keras computes with."""
 
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from rebasin_core.axes import AxesSpec
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
@@ -19,7 +16,7 @@ from rebasin_keras.functional import forward_function
 from rebasin_keras.losses import loss_function, metric_function
 from rebasin_keras.pairs import check_pair
 from rebasin_keras.random_state import keep_random_state
-from rebasin_keras.variables import check_built, named_variables, parameters_of
+from rebasin_keras.variables import check_built, parameters_of
 
 __all__ = ["KerasAdapter"]
 
@@ -67,13 +64,10 @@ class KerasAdapter:
     def graph(self, model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
         """Walk the layers of a Functional or Sequential model; nothing is computed."""
         # Its rules for all of Keras's layers are not needed by those who bring their own graph.
-        from rebasin_keras.tracing import trace, variable_names
+        from rebasin_keras.tracing import trace
 
         _check(model)
-        graph = trace(model, *example_inputs)
-        own = {id(v): name for name, v in named_variables(model).items()}
-        graph = _renamed(graph, {traced: own[id(v)] for traced, v in variable_names(model).items()})
-        return graph.pin(pin) if pin else graph
+        return trace(model, *example_inputs, pin=pin)
 
     def example_inputs(self, model: Any) -> tuple[Any, ...] | None:
         """Return random inputs of the model's declared shapes, always the same; None where it leaves a size open."""
@@ -119,27 +113,3 @@ def _check(model: Any) -> None:
             f"keras.Sequential([keras.Input(shape), layer])"
         )
     check_built(model)
-
-
-_GROUP = re.compile(r"[A-Za-z_]\w*(?:[./]\w+)*")
-
-
-def _renamed(graph: PermutationGraph, names: Mapping[str, str]) -> PermutationGraph:
-    """The same graph with other names for its parameters, and for groups named after the layer of a parameter."""
-    layers = {old.rpartition("/")[0]: new.rpartition("/")[0] for old, new in names.items()}
-    groups = {group: layers.get(group) or group for group in graph.groups}
-    if len(set(groups.values())) < len(groups):  # two layers of one path in several nested models
-        groups = {group: group for group in graph.groups}
-
-    def spec(axes: AxesSpec) -> AxesSpec:
-        return AxesSpec(_GROUP.sub(lambda found: groups.get(found[0], found[0]), str(axes)))
-
-    return replace(
-        graph,
-        axes={names[name]: spec(axes) for name, axes in graph.axes.items()},
-        shapes={names[name]: shape for name, shape in graph.shapes.items()},
-        groups={groups[group]: size for group, size in graph.groups.items()},
-        parents={groups[child]: groups[parent] for child, parent in graph.parents.items()},
-        pinned={(names[name], axis): reason for (name, axis), reason in graph.pinned.items()},
-        buffers=frozenset(names[name] for name in graph.buffers),
-    )

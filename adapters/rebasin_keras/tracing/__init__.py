@@ -1,6 +1,6 @@
 """Finding the permutation graph of a Functional or Sequential Keras model."""
 
-from . import (
+from rebasin_keras.tracing import (
     rules_applications,
     rules_attention,
     rules_convolution,
@@ -12,10 +12,10 @@ from . import (
     rules_recurrent,
     rules_shapes,
 )
-from .call import Call
-from .registry import register_rule
-from .trace import trace
-from .variables import variable_names
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import register_rule
+from rebasin_keras.tracing.trace import trace
+from rebasin_keras.tracing.variables import variable_names
 
 __all__ = [
     "Call",

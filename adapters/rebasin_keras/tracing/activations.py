@@ -5,8 +5,7 @@ from typing import Any
 import keras
 
 from rebasin_core.inference import Primitives, Tensor
-
-from .call import Call
+from rebasin_keras.tracing.call import Call
 
 __all__ = ["ELEMENTWISE", "activate", "require_elementwise"]
 

@@ -14,11 +14,10 @@ import keras
 
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.inference import Primitives, Tensor
-
-from .call import Call, describe, tensors_in
-from .registry import find_rule
-from .shapes import BATCH, flat_inputs
-from .variables import captured_variables, variables_of
+from rebasin_keras.tracing.call import Call, describe, tensors_in
+from rebasin_keras.tracing.registry import find_rule
+from rebasin_keras.tracing.shapes import BATCH, flat_inputs
+from rebasin_keras.tracing.variables import captured_variables, variables_of
 
 __all__ = ["Interpreter", "is_graph"]
 

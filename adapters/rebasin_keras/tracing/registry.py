@@ -8,7 +8,7 @@ import keras
 from rebasin_core.inference import Primitives, Tensor
 
 if TYPE_CHECKING:
-    from .call import Call
+    from rebasin_keras.tracing.call import Call
 
 __all__ = ["RULES", "Rule", "find_rule", "register_rule"]
 

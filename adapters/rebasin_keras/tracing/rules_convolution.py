@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from rebasin_core.inference import Primitives, Tensor, composites
-
-from .activations import activate
-from .call import Call
-from .layouts import from_channels_second, places, to_channels_second
-from .registry import register_rule
-from .rules_layers import effective_weight
+from rebasin_keras.tracing.activations import activate
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.layouts import from_channels_second, places, to_channels_second
+from rebasin_keras.tracing.registry import register_rule
+from rebasin_keras.tracing.rules_layers import effective_weight
 
 __all__ = ["convolve", "convolve_depthwise", "pad_axis", "pooled", "resized"]
 

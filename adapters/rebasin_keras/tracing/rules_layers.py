@@ -4,10 +4,9 @@ import keras
 import numpy as np
 
 from rebasin_core.inference import Primitives, Tensor, composites
-
-from .activations import activate, gated
-from .call import Call
-from .registry import register_rule
+from rebasin_keras.tracing.activations import activate, gated
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import register_rule
 
 __all__ = ["effective_weight", "einsum"]
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from rebasin_core.inference import Primitives, Tensor, composites
-
-from .call import Call
-from .registry import register_rule
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import register_rule
 
 __all__ = ["along"]
 

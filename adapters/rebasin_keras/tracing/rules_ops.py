@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rebasin_core.inference import Primitives, Tensor, composites
-
-from .activations import gated
-from .call import Call
-from .registry import register_rule
-from .rules_attention import attend
-from .rules_convolution import convolve, convolve_depthwise, pooled, resized
-from .rules_layers import einsum
-from .rules_norms import along
+from rebasin_keras.tracing.activations import gated
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import register_rule
+from rebasin_keras.tracing.rules_attention import attend
+from rebasin_keras.tracing.rules_convolution import convolve, convolve_depthwise, pooled, resized
+from rebasin_keras.tracing.rules_layers import einsum
+from rebasin_keras.tracing.rules_norms import along
 
 __all__: list[str] = []
 

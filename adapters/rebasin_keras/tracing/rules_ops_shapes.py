@@ -8,10 +8,9 @@ import keras
 import numpy as np
 
 from rebasin_core.inference import Primitives, Tensor, composites
-
-from .call import Call
-from .registry import register_rule
-from .rules_convolution import pad_axis
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import register_rule
+from rebasin_keras.tracing.rules_convolution import pad_axis
 
 __all__: list[str] = []
 

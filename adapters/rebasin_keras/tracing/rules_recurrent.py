@@ -5,10 +5,9 @@ from typing import Any
 import keras
 
 from rebasin_core.inference import Primitives, Tensor, composites
-
-from .activations import require_elementwise
-from .call import Call
-from .registry import find_rule, register_rule
+from rebasin_keras.tracing.activations import require_elementwise
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import find_rule, register_rule
 
 __all__: list[str] = []
 

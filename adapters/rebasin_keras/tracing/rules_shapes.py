@@ -1,9 +1,8 @@
 """Rules for layers that only move axes."""
 
 from rebasin_core.inference import Primitives, Tensor
-
-from .call import Call
-from .registry import register_rule
+from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.registry import register_rule
 
 __all__: list[str] = []
 

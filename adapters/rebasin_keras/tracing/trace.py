@@ -8,11 +8,10 @@ import keras
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.inference import Primitives, Tensor, build_graph
-
-from .call import tensors_in
-from .interpreter import Interpreter, is_graph
-from .shapes import input_shapes
-from .variables import statistics_of, variable_names
+from rebasin_keras.tracing.call import tensors_in
+from rebasin_keras.tracing.interpreter import Interpreter, is_graph
+from rebasin_keras.tracing.shapes import input_shapes
+from rebasin_keras.tracing.variables import statistics_of, variable_names
 
 __all__ = ["trace"]
 
