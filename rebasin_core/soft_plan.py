@@ -185,6 +185,8 @@ class SoftPlan(Mapping[str, Array]):
             spec = graph.axes[name]
             if spec.groups:
                 backend = get_backend(x, *(self[g] for g in spec.groups))
+                if "float" not in backend.dtype(x):  # whole numbers per channel mix to fractions
+                    x = backend.astype(x, backend.dtype(self[spec.groups[0]]))
                 actions = {g: backend.astype(self[g], backend.dtype(x)) for g in spec.groups}
                 x = act(backend, x, spec, graph.groups, actions)
             moved[name] = x

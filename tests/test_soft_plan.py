@@ -141,3 +141,9 @@ def test_a_soft_plan_keeps_float32():
 def test_text_that_is_no_soft_plan_is_refused(text):
     with pytest.raises(PlanError):
         rb.SoftPlan.from_json(text)
+
+
+def test_whole_numbers_per_channel_mix_to_fractions():
+    graph = rb.PermutationGraph.from_axes({"count": "h"}, {"count": np.array([0, 4])})
+    mixed = rb.SoftPlan({"h": np.full((2, 2), 0.5)}).apply({"count": np.array([0, 4])}, graph)["count"]
+    np.testing.assert_allclose(mixed, [2.0, 2.0])

@@ -11,12 +11,18 @@ import numpy as np
 
 from .harness import check
 
-__all__ = ["ALL", "QUICK", "check_application", "is_offered"]
+__all__ = ["ALL", "LARGEST", "QUICK", "check_application", "is_offered"]
 
 ALL = sorted(name for name, value in vars(keras.applications).items() if inspect.isfunction(value))
 
-# One of every kind of block, in seconds; the others take up to minutes.
+# One of every kind of block: what is run where compiling takes longer than computing.
 QUICK = {"ConvNeXtTiny", "MobileNetV2", "MobileNetV3Small", "ResNet50V2"}
+
+# The largest of each family.
+LARGEST = {
+    *("ConvNeXtLarge", "ConvNeXtXLarge", "DenseNet201", "EfficientNetB6", "EfficientNetB7", "EfficientNetV2L"),
+    *("EfficientNetV2M", "InceptionResNetV2", "NASNetLarge", "ResNet152", "ResNet152V2", "VGG19"),
+}
 
 # The smallest pictures a model accepts, where that is not 32 x 32.
 SIZES = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}

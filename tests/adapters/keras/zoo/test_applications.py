@@ -4,15 +4,18 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from .applications import ALL, QUICK, check_application, is_offered  # noqa: E402
+from .applications import ALL, LARGEST, QUICK, check_application, is_offered  # noqa: E402
+
+# JAX compiles every layer of every model: minutes, for nothing that the other backends do not show.
+SLOW = set(ALL) - QUICK if keras.backend.backend() == "jax" else LARGEST
 
 
 def test_all_forty_are_here():
     assert len(ALL) >= 40
-    assert set(ALL) >= QUICK
+    assert set(ALL) >= QUICK | LARGEST
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ALL])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in ALL])
 def test_application(name):
     if not is_offered(name):
         pytest.skip("Keras does not offer it with this backend")
