@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Train two classifiers on handwritten digits, re-base one onto the other, and measure the loss barrier."""
     try:
-        module = importlib.import_module("rebasin_core.demo")
+        module = importlib.import_module("rebasin_sklearn.demo")
     except ModuleNotFoundError as error:
         raise SettingError(f'the demo needs {error.name}; install it with: pip install "rebasin-core[demo]"') from None
     layers = [_layers(text) for text in hidden or ("64,64", "32,32,32")]

@@ -78,7 +78,7 @@ def test_a_missing_extra_says_what_to_install(monkeypatch, capsys):
     assert "typer" in str(code)
     assert "rebasin-core[cli]" in str(code)
     monkeypatch.undo()
-    monkeypatch.delitem(sys.modules, "rebasin_core.demo", raising=False)
+    monkeypatch.delitem(sys.modules, "rebasin_sklearn.demo", raising=False)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert run(monkeypatch, "demo", "--quick") == 1

@@ -37,11 +37,10 @@ LAYERS = [
     {"problem"},
     {"solvers", "verify"},
     {"align", "connectivity", "merging", "continual", "testing"},
-    {"plotting", "demo", "commands", "cli"},
+    {"plotting", "commands", "cli"},
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 OPTIONAL = {  # what else than NumPy, SciPy and autograd a module of the core may import
-    "demo": {"sklearn", "matplotlib", "rich", "threadpoolctl"},
     "commands": {"typer", "rich"},
     "cli": {"typer", "rich"},
     "plotting": {"matplotlib"},
@@ -123,8 +122,8 @@ def test_imports_run_one_way(path):
     assert mine in HEIGHT, f"{mine} is new: give it a layer in this test"
     for name in imports(path, at_import_time=True):
         package, _, rest = name.partition(".")
-        if package != "rebasin_core" or mine == "demo":
-            continue  # the demo is a user of the face
+        if package != "rebasin_core":
+            continue
         other = rest.partition(".")[0]
         if other not in HEIGHT:
             assert (mine, other) == ("cli", "__version__"), f"{mine} imports {name}"
@@ -137,7 +136,7 @@ def test_the_face_is_imported_by_programs_only():
     modules = {module_of(path) for path in files(CORE)}
     for path in files(CORE):
         parts = {name.split(".")[1] for name in imports(path, at_import_time=False) if name.startswith("rebasin_core.")}
-        assert parts <= modules or module_of(path) in {"demo", "cli"}, path.name
+        assert parts <= modules or module_of(path) == "cli", path.name
 
 
 @pytest.mark.skipif(not ADAPTERS.is_dir(), reason="an installed copy, without its source tree")

@@ -10,9 +10,10 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
+from rebasin_sklearn import demo
 from typer.testing import CliRunner
 
-from rebasin_core import Plan, align, demo, objectives, solvers
+from rebasin_core import Plan, align, objectives, solvers
 from rebasin_core.commands import app
 
 ROWS = ["naive", "weight matching", "Sinkhorn, L2", "Sinkhorn, random point"]
