@@ -262,9 +262,13 @@ def _count(n: int, singular: str, plural: str | None = None) -> str:
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
-def _listing(places: list[tuple[str, int]], most: int = 6) -> str:
-    shown = " ".join(f"{name}[{i}]" for name, i in places[:most])
-    return shown + (f" and {len(places) - most} more" if len(places) > most else "")
+def _listing(places: list[tuple[str, int]], width: int = 72) -> str:
+    """As many places as fit into a line, one at least."""
+    shown = [f"{name}[{i}]" for name, i in places]
+    count = len(shown)
+    while count > 1 and len(" ".join(shown[:count])) > width:
+        count -= 1
+    return " ".join(shown[:count]) + (f" and {len(places) - count} more" if len(places) > count else "")
 
 
 def _parse(name: str, spec: AxesSpec | str) -> AxesSpec:
