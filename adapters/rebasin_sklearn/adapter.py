@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from rebasin_core.errors import SettingError, UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
-from rebasin_sklearn.functional import forward_function, loss_function
+from rebasin_sklearn.functional import collector, forward_function, loss_function
 
 __all__ = ["SklearnAdapter"]
 
@@ -92,6 +92,11 @@ class SklearnAdapter:
             return lambda outputs, targets: _accuracy(model, outputs, targets)
         known = '"accuracy"' if isinstance(model, MLPClassifier) else "no name for a regressor"
         raise SettingError(f"expected a metric as a function of (outputs, targets), or {known}; got {metric!r}")
+
+    def activations(self, model: Any, graph: PermutationGraph) -> Any:
+        """Return ``collect(params, inputs)``: per hidden layer, what its units say before their activation."""
+        _check(model)
+        return collector(model, graph.groups)
 
     def check_pair(self, model_a: Any, model_b: Any) -> None:
         """Raise unless both are of one class, one activation, and the same classes in the same order."""

@@ -1,6 +1,6 @@
 """scikit-learn's perceptrons as differentiable functions, for autograd."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import autograd.numpy as anp
@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPRegressor
 
 from rebasin_core.models import Forward, Loss
 
-__all__ = ["forward_function", "loss_function"]
+__all__ = ["collector", "forward_function", "loss_function"]
 
 
 def _softmax(z: Any) -> Any:
@@ -49,6 +49,21 @@ def forward_function(model: Any) -> Forward:
         return h[:, 0] if isinstance(model, MLPRegressor) and model.n_outputs_ == 1 else h
 
     return forward
+
+
+def collector(model: Any, groups: Collection[str]) -> Callable[[dict[str, Any], Any], dict[str, list[Any]]]:
+    """Return ``collect(params, inputs)``: what the units of every hidden layer say before their activation."""
+    layers, hidden = len(model.coefs_), ACTIVATIONS[model.activation]
+
+    def collect(params: dict[str, Any], inputs: Any) -> dict[str, list[Any]]:
+        seen, h = {}, np.asarray(inputs)
+        for i in range(layers - 1):
+            z = anp.dot(h, params[f"coefs_.{i}"]) + params[f"intercepts_.{i}"]
+            seen[f"hidden_{i + 1}"] = [z]
+            h = hidden(z)
+        return {group: z for group, z in seen.items() if group in groups}
+
+    return collect
 
 
 def loss_function(model: Any) -> Loss:

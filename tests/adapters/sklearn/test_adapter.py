@@ -145,6 +145,25 @@ def test_every_objective_runs_on_real_models(kind):
         assert_allclose(outputs(result.model), outputs(b), rtol=1e-9, atol=1e-12)
 
 
+def test_activation_matching_recovers_a_planted_permutation(activation):
+    a = fit("multiclass", activation)
+    graph = rb.permutation_graph(a)
+    plan = rb.Plan.random(graph, seed=3)
+    b = rb.permute(a, plan, graph)
+    objective = rb.objectives.Activations((X, TARGETS["multiclass"][1]))
+    result = align(a, b, objective=objective, solver=rb.solvers.ActivationMatching())
+    assert plan.compose(result.plan).is_identity
+    assert result.objective < 1e-9 < result.initial_objective
+    assert [entry.best for entry in result.history] == [result.initial_objective, result.objective]
+
+
+def test_activation_matching_leaves_a_pinned_layer_alone():
+    a, b = fit("multiclass", seed=0), fit("multiclass", seed=1)
+    objective = rb.objectives.Activations((X, TARGETS["multiclass"][1]))
+    result = align(a, b, objective=objective, solver=rb.solvers.ActivationMatching(), pin=["hidden_1"])
+    assert list(result.plan) == ["hidden_2"]
+
+
 def test_accuracy_is_the_model_s_score(kind):
     a, b = fit(kind, seed=1), fit(kind, seed=2)
     y = TARGETS[kind][1]
