@@ -9,13 +9,14 @@ from rebasin_core.errors import EquivalenceError, PlanError, SpecError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.interpolation import as_place, lerp
 from rebasin_core.models import Forward, Model, find_adapter, open_model, open_pair
-from rebasin_core.objectives.base import as_objective
+from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import check_flag
 from rebasin_core.settings import at_least
 from rebasin_core.soft_plan import SoftPlan
-from rebasin_core.solvers.base import HistoryEntry, as_solver
+from rebasin_core.solvers.base import HistoryEntry
+from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.verify import check_equivalent_params, gather_inputs
 
 __all__ = ["Alignment", "align", "permutation_graph", "permute"]

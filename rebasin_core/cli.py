@@ -2,7 +2,6 @@
 
 import sys
 
-from rebasin_core import __version__
 from rebasin_core.errors import RebasinError
 
 __all__ = ["main"]
@@ -22,11 +21,6 @@ def main() -> None:
     except RebasinError as error:
         typer.secho(f"Error: {error}", err=True, fg=typer.colors.RED)
         sys.exit(1)
-
-
-def version_line() -> str:
-    """Return what ``rebasin --version`` prints."""
-    return f"rebasin-core {__version__}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rebasin_core.cli import version_line
+from rebasin_core import __version__
 from rebasin_core.errors import SettingError
 
 __all__ = ["app"]
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version_line())
+        typer.echo(f"rebasin-core {__version__}")
         raise typer.Exit
 
 

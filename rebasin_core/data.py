@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from rebasin_core.errors import DataError
 
@@ -27,6 +30,19 @@ class Batches:
             yield _pair(batch)
         if empty:
             raise DataError(f"the data hold no batch; {EXPECTED}")
+
+    def shuffled(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield batches without end; a list is read in a new order each time, a loader in its own."""
+        while True:
+            if isinstance(self.source, list):
+                for i in rng.permutation(len(self.source)):
+                    yield _pair(self.source[i])
+            else:
+                yield from self
+
+    def first(self, count: int) -> list[Batch]:
+        """Read the first batches and keep them: a loader that shuffles would return others the next time."""
+        return list(islice(self, count))
 
 
 def as_batches(data: Any, size: int | None = None) -> Batches:

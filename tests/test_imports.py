@@ -126,7 +126,7 @@ def test_imports_run_one_way(path):
             continue
         other = rest.partition(".")[0]
         if other not in HEIGHT:
-            assert (mine, other) == ("cli", "__version__"), f"{mine} imports {name}"
+            assert (mine, other) == ("commands", "__version__"), f"{mine} imports {name}"
             continue
         assert HEIGHT[other] <= HEIGHT[mine], f"{mine} imports {other}, which is above it"
 
@@ -136,7 +136,7 @@ def test_the_face_is_imported_by_programs_only():
     modules = {module_of(path) for path in files(CORE)}
     for path in files(CORE):
         parts = {name.split(".")[1] for name in imports(path, at_import_time=False) if name.startswith("rebasin_core.")}
-        assert parts <= modules or module_of(path) == "cli", path.name
+        assert parts <= modules or module_of(path) == "commands", path.name
 
 
 @pytest.mark.skipif(not ADAPTERS.is_dir(), reason="an installed copy, without its source tree")

@@ -1,9 +1,10 @@
 """What an alignment minimises: one objective per file, any callable beside them."""
 
 from rebasin_core.objectives.activations import Activations
-from rebasin_core.objectives.base import BoundObjective, Objective, as_objective
+from rebasin_core.objectives.base import BoundObjective, Objective
 from rebasin_core.objectives.custom import Custom
 from rebasin_core.objectives.line import Midpoint, RandomPoint
+from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.objectives.weights import L2, Cosine
 
 __all__ = [

@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.data import Batches, as_batches, batch_size
-from rebasin_core.errors import SettingError, UnsupportedModelError
+from rebasin_core.data import as_batches, batch_size
+from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.objectives.line import shuffled
 from rebasin_core.precision import widened
+from rebasin_core.settings import at_least
 
 __all__ = ["Activations", "Collect"]
 
@@ -58,12 +56,10 @@ class Activations:
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
-        count = self.evaluation_batches
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise SettingError(f"expected evaluation_batches as a whole number of at least 1, got {count!r}")
+        at_least(1, evaluation_batches=self.evaluation_batches)
         collect = self.collector(model, graph)
         batches = as_batches(self.data, self.batch_size)
-        fixed = _first(batches, count)
+        fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, batch: Sample) -> Array:
             here, there = collect(a, batch[0]), collect(b, batch[0])
@@ -76,13 +72,10 @@ class Activations:
             for batch in fixed:
                 yield float(batch_size(batch)), batch
 
-        def stream(rng: np.random.Generator) -> Iterator[Sample]:
-            return shuffled(batches, rng)
-
         def similarity(a: Params, b: Params) -> dict[str, Array]:
             return _correlations(model.backend, collect, fixed, a, b)
 
-        return BoundObjective(self.name, value, stream, evaluation, similarity=similarity)
+        return BoundObjective(self.name, value, batches.shuffled, evaluation, similarity=similarity)
 
     def collector(self, model: Model, graph: PermutationGraph) -> Collect:
         """Ask the adapter for the function that collects activations."""
@@ -93,10 +86,6 @@ class Activations:
                 f"objectives.Midpoint(loss, data) or objectives.L2()"
             )
         return make(model.source, graph)
-
-
-def _first(batches: Batches, count: int) -> list[Any]:
-    return [batch for _, batch in zip(range(count), batches, strict=False)]
 
 
 def _correlations(backend: Backend, collect: Collect, batches: list[Any], a: Params, b: Params) -> dict[str, Array]:

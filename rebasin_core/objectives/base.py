@@ -12,11 +12,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
-from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 
-__all__ = ["BoundObjective", "Objective", "Params", "Sample", "as_objective"]
+__all__ = ["BoundObjective", "Objective", "Params", "Sample"]
 
 Params: TypeAlias = dict[str, Array]
 Sample: TypeAlias = Any
@@ -64,27 +63,3 @@ class Objective(Protocol):
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
         ...
-
-
-def as_objective(objective: Any) -> Objective:
-    """Accept an objective, a plain callable, or None for the squared weight distance.
-
-    Raises
-    ------
-    SettingError
-        Something else came.
-    """
-    from rebasin_core.objectives.custom import Custom
-    from rebasin_core.objectives.weights import L2
-
-    if objective is None:
-        return L2()
-    if isinstance(objective, type):
-        raise SettingError(f"the objective came as a class; write {objective.__name__}(...) with brackets")
-    if isinstance(objective, Objective):
-        return objective
-    if callable(objective):
-        return Custom(objective)
-    raise SettingError(
-        f"expected an objective, e.g. objectives.L2() or a function of (params_a, params_b), got {objective!r}"
-    )

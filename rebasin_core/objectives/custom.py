@@ -2,11 +2,9 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.data import as_batches, batch_size
@@ -14,7 +12,6 @@ from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.objectives.line import shuffled
 
 __all__ = ["Custom"]
 
@@ -71,10 +68,7 @@ class Custom:
             return BoundObjective(self.name, value, lambda rng: itertools.repeat(None), lambda: iter([(1.0, None)]))
         batches = as_batches(self.data)
 
-        def stream(rng: np.random.Generator) -> Iterator[Sample]:
-            return shuffled(batches, rng)
-
-        return BoundObjective(self.name, value, stream, lambda: ((float(batch_size(b)), b) for b in batches))
+        return BoundObjective(self.name, value, batches.shuffled, lambda: ((float(batch_size(b)), b) for b in batches))
 
 
 def _takes_batch(function: Callable[..., Any]) -> bool:

@@ -8,13 +8,13 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.data import Batches, as_batches, batch_size
-from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.interpolation import lerp
 from rebasin_core.models import Model
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
+from rebasin_core.settings import at_least
 
-__all__ = ["Midpoint", "RandomPoint", "shuffled"]
+__all__ = ["Midpoint", "RandomPoint"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Midpoint:
         """Return the objective for networks of this architecture."""
         loss, forward = model.loss(self.loss), model.forward
         batches = _batches(self.data, self.batch_size, self.evaluation_batches)
-        fixed = _first(batches, self.evaluation_batches)
+        fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, batch: Sample) -> Array:
             return loss(forward(lerp(a, b, 0.5), batch[0]), batch[1])
@@ -55,7 +55,7 @@ class Midpoint:
             for batch in fixed:
                 yield float(batch_size(batch)), batch
 
-        return BoundObjective(self.name, value, lambda rng: shuffled(batches, rng), evaluation)
+        return BoundObjective(self.name, value, batches.shuffled, evaluation)
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,17 @@ class RandomPoint:
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
-        if not isinstance(self.strata, int) or self.strata < 1:
-            raise SettingError(f"expected strata as a whole number of at least 1, got {self.strata!r}")
+        at_least(1, strata=self.strata)
         loss, forward = model.loss(self.loss), model.forward
         batches = _batches(self.data, self.batch_size, self.evaluation_batches)
-        fixed = _first(batches, self.evaluation_batches)
+        fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, sample: Sample) -> Array:
             (inputs, targets), place = sample
             return loss(forward(lerp(a, b, place), inputs), targets)
 
         def stream(rng: np.random.Generator) -> Iterator[Sample]:
-            samples = shuffled(batches, rng)
+            samples = batches.shuffled(rng)
             while True:
                 for stratum in rng.permutation(self.strata):
                     yield next(samples), float((stratum + rng.random()) / self.strata)
@@ -114,22 +113,6 @@ class RandomPoint:
         return BoundObjective(self.name, value, stream, evaluation)
 
 
-def shuffled(batches: Batches, rng: np.random.Generator) -> Iterator[Any]:
-    """Yield batches without end; a list is read in a new order each time, a loader in its own."""
-    while True:
-        if isinstance(batches.source, list):
-            for i in rng.permutation(len(batches.source)):
-                yield batches.source[i]
-        else:
-            yield from batches
-
-
 def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:
-    if not isinstance(evaluation_batches, int) or evaluation_batches < 1:
-        raise SettingError(f"expected evaluation_batches as a whole number of at least 1, got {evaluation_batches!r}")
+    at_least(1, evaluation_batches=evaluation_batches)
     return as_batches(data, size)
-
-
-def _first(batches: Batches, count: int) -> list[Any]:
-    """Read once and keep: a loader that shuffles would return others the next time."""
-    return [batch for _, batch in zip(range(count), batches, strict=False)]

@@ -2,7 +2,8 @@
 
 from rebasin_core.solvers.activation_matching import ActivationMatching
 from rebasin_core.solvers.base import HistoryEntry, Solution, Solver
+from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.solvers.sinkhorn import Sinkhorn
 from rebasin_core.solvers.weight_matching import WeightMatching
 
-__all__ = ["ActivationMatching", "HistoryEntry", "Sinkhorn", "Solution", "Solver", "WeightMatching"]
+__all__ = ["ActivationMatching", "HistoryEntry", "Sinkhorn", "Solution", "Solver", "WeightMatching", "as_solver"]

@@ -1,13 +1,12 @@
 """What a solver takes and returns."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from rebasin_core.errors import SettingError
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 
-__all__ = ["HistoryEntry", "Solution", "Solver", "as_solver"]
+__all__ = ["HistoryEntry", "Solution", "Solver"]
 
 
 class HistoryEntry(NamedTuple):
@@ -60,16 +59,3 @@ class Solver(Protocol):
     def solve(self, problem: Problem, progress: bool = False) -> Solution:
         """Return the best hard plan found."""
         ...
-
-
-def as_solver(solver: Any) -> Solver:
-    """Accept a solver, or None for the default."""
-    from rebasin_core.solvers.sinkhorn import Sinkhorn
-
-    if solver is None:
-        return Sinkhorn()
-    if isinstance(solver, type):
-        raise SettingError(f"the solver came as a class; write {solver.__name__}() with brackets")
-    if isinstance(solver, Solver):
-        return solver
-    raise SettingError(f"expected a solver, e.g. solvers.Sinkhorn() or solvers.WeightMatching(), got {solver!r}")
