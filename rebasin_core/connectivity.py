@@ -1,19 +1,18 @@
 """Linear mode connectivity: the loss along the straight line between two networks."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rebasin_core.backends import get_backend
 from rebasin_core.data import as_batches
 from rebasin_core.data import batch_size as count
-from rebasin_core.errors import NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
+from rebasin_core.errors import NonFiniteError, SettingError
 from rebasin_core.interpolation import as_place, lerp
 from rebasin_core.models import Forward, open_pair
 from rebasin_core.progress import check_flag, progress_bar
+from rebasin_core.scalars import as_number
 
 __all__ = ["Curve", "connectivity", "interpolate"]
 
@@ -168,7 +167,7 @@ def connectivity(
             for k, place in enumerate(places):
                 outputs = run(lerp(a.params, b.params, float(place)), batch[0])
                 for name, function in losses.items():
-                    sums[name][k] += n * _number(name, function(outputs, batch[1]))
+                    sums[name][k] += n * as_number(function(outputs, batch[1]), repr(name))
             bar.update()
     means = {name: value / total for name, value in sums.items()}
     for k in (0, -1):
@@ -177,19 +176,6 @@ def connectivity(
                 f"the loss of model {'B' if k else 'A'} itself is {means['loss'][k]}; check loss and data"
             )
     return Curve(places, means.pop("loss"), means)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, (int, float)):
-        return float(value)
-    if not hasattr(value, "shape"):
-        raise UnsupportedArrayError(f"{name!r} returned {type(value).__name__}; it must return a scalar")
-    if math.prod(value.shape) != 1:
-        raise ShapeError(
-            f"{name!r} returned an array of shape {tuple(value.shape)}; it must return a scalar, e.g. the mean over "
-            f"the batch"
-        )
-    return float(get_backend(value).to_numpy(value).reshape(()))
 
 
 def _places(lambdas: int | Sequence[float]) -> Vector:

@@ -177,6 +177,11 @@ class PermutationGraph:
         return [*self.groups, *self.axes]
 
     @property
+    def learned(self) -> list[str]:
+        """Names of the parameters that count when weights are compared: all but the `buffers`."""
+        return [name for name in self.axes if name not in self.buffers]
+
+    @property
     def coverage(self) -> float:
         """Share of all parameters, by count, with at least one axis that can be permuted (dimensionless, 0 to 1)."""
         total = sum(math.prod(shape) for shape in self.shapes.values())

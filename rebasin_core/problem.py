@@ -7,10 +7,11 @@ import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.errors import NonFiniteError, ShapeError, UnsupportedArrayError
+from rebasin_core.errors import NonFiniteError, UnsupportedArrayError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
 from rebasin_core.plan import Plan
+from rebasin_core.scalars import as_number
 from rebasin_core.soft_plan import SoftPlan
 
 __all__ = ["Problem"]
@@ -59,7 +60,7 @@ class Problem:
     @property
     def learned(self) -> list[str]:
         """Names of the learned parameters that the plan moves."""
-        return [name for name, spec in self.graph.axes.items() if spec.groups and name not in self.graph.buffers]
+        return [name for name in self.graph.learned if self.graph.axes[name].groups]
 
     def judge(self, plan: Plan) -> float:
         """Objective of a hard plan, the mean over the fixed evaluation set.
@@ -72,7 +73,7 @@ class Problem:
         rebased = plan.apply(self.params_b, self.graph)
         total = weight = 0.0
         for w, sample in self.objective.evaluation():
-            total += w * self._scalar(self.objective.value(self.params_a, rebased, sample))
+            total += w * self._finite(self.objective.value(self.params_a, rebased, sample))
             weight += w
         return total / weight
 
@@ -80,22 +81,8 @@ class Problem:
         """Objective of a soft plan on one sample; differentiable in the plan."""
         return self.objective.value(self.params_a, soft.apply(self.params_b, self.graph), sample)
 
-    def _scalar(self, value: Array) -> float:
-        if isinstance(value, (int, float)):
-            number = float(value)
-        else:
-            try:
-                shape = tuple(value.shape)
-            except AttributeError:
-                raise UnsupportedArrayError(
-                    f"the objective {self.objective.name!r} returned {type(value).__name__}; it must return a scalar"
-                ) from None
-            if math.prod(shape) != 1:
-                raise ShapeError(
-                    f"the objective {self.objective.name!r} returned an array of shape {shape}; it must return a "
-                    f"scalar, e.g. the mean over the batch"
-                )
-            number = float(get_backend(value).to_numpy(value).reshape(()))
+    def _finite(self, value: Array) -> float:
+        number = as_number(value, f"the objective {self.objective.name!r}")
         if not math.isfinite(number):
             raise NonFiniteError(
                 f"the objective {self.objective.name!r} is {number} for a hard permutation; check the loss and the data"

@@ -31,7 +31,7 @@ LAYERS = [
     {"errors", "axes", "sizes", "registry", "settings"},
     {"graph", "progress"},
     {"backends"},
-    {"precision", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "inference", "layers"},
+    {"precision", "scalars", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "inference", "layers"},
     {"data", "models", "interpolation"},
     {"objectives"},
     {"problem"},

@@ -12,6 +12,7 @@ from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
+from rebasin_core.settings import at_least
 
 __all__ = ["Custom"]
 
@@ -32,11 +33,13 @@ class Custom:
         Batches to call it with; without data, `batch` is None.
     name : str, optional
         For tables and messages; default: the function's own name.
+    evaluation_batches : int, default 8
+        How many batches, the first ones, hard plans are compared on.
 
     Raises
     ------
     SettingError
-        The function takes neither two nor three arguments.
+        The function takes neither two nor three arguments, or `evaluation_batches` is out of range.
 
     Examples
     --------
@@ -50,6 +53,7 @@ class Custom:
     function: Callable[..., Array]
     data: Any = None
     name: str = ""
+    evaluation_batches: int = 8
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -66,9 +70,10 @@ class Custom:
 
         if self.data is None:
             return BoundObjective(self.name, value, lambda rng: itertools.repeat(None), lambda: iter([(1.0, None)]))
+        at_least(1, evaluation_batches=self.evaluation_batches)
         batches = as_batches(self.data)
-
-        return BoundObjective(self.name, value, batches.shuffled, lambda: ((float(batch_size(b)), b) for b in batches))
+        fixed = batches.first(self.evaluation_batches)
+        return BoundObjective(self.name, value, batches.shuffled, lambda: ((float(batch_size(b)), b) for b in fixed))
 
 
 def _takes_batch(function: Callable[..., Any]) -> bool:

@@ -86,7 +86,7 @@ class Cosine:
 
 
 def _bound(name: str, distance: Callable[[Params, Params], Array], graph: PermutationGraph) -> BoundObjective:
-    learned = [name for name in graph.axes if name not in graph.buffers]
+    learned = graph.learned
 
     def value(a: Params, b: Params, sample: object) -> Array:
         return distance({n: a[n] for n in learned}, {n: b[n] for n in learned})

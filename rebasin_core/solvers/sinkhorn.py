@@ -162,7 +162,8 @@ class _Search:
         self.problem = problem
         self.values: dict[Plan, float] = {}
         self.plan = Plan.identity(problem.graph)
-        self.best = self.see(self.plan)
+        self.best = math.inf
+        self.see(self.plan)
         self.steps = 0
         self.last_improvement = 0
         self.history: list[HistoryEntry] = [HistoryEntry(0, self.best, self.best, self.best)]
@@ -171,7 +172,7 @@ class _Search:
         """Judge a plan and remember it if it is the best."""
         if plan not in self.values:
             self.values[plan] = self.problem.judge(plan)
-            if len(self.values) == 1 or self.values[plan] < self.best:
+            if self.values[plan] < self.best:
                 self.plan, self.best = plan, self.values[plan]
         return self.values[plan]
 

@@ -99,8 +99,7 @@ def descend(
     parameter makes it quadratic, and there a step is taken only if it is measured to help. A group is looked at again
     only after a group that shares a parameter with it has moved.
     """
-    learned = [name for name, spec in graph.axes.items() if spec.groups and name not in graph.buffers]
-    touching = {g: [name for name in learned if g in graph.axes[name].groups] for g in graph.groups}
+    touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
     neighbours = {g: {h for name in names for h in graph.axes[name].groups} for g, names in touching.items()}
     here = plan.apply(params_b, graph)
     stale = set(graph.groups)

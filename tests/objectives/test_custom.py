@@ -86,3 +86,19 @@ def test_anything_reasonable_is_an_objective():
     assert as_objective(two) == Custom(two)
     cosine = rb.objectives.Cosine()
     assert as_objective(cosine) is cosine
+
+
+def test_hard_plans_are_compared_on_the_same_batches_whatever_the_loader_does():
+    """A loader that shuffles yields others each time; the evaluation set is read once."""
+
+    class Shuffling:
+        def __init__(self):
+            self.rounds = 0
+
+        def __iter__(self):
+            self.rounds += 1
+            return iter([(np.full((2, 1), 10.0 * self.rounds + i), np.zeros(2)) for i in range(12)])
+
+    bound = Custom(lambda a, b, batch: 0.0, data=Shuffling(), evaluation_batches=3).bind(None, None)
+    first, second = ([(w, float(x[0, 0])) for w, (x, _) in bound.evaluation()] for _ in range(2))
+    assert first == second == [(2.0, 10.0), (2.0, 11.0), (2.0, 12.0)]
