@@ -22,6 +22,7 @@ from rebasin_core.graph import PermutationGraph
 from rebasin_core.merging import merge
 from rebasin_core.models import register_adapter
 from rebasin_core.plan import Plan
+from rebasin_core.reestimation import reestimate
 from rebasin_core.sinkhorn import sinkhorn
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.verify import Verification, verify
@@ -59,6 +60,7 @@ __all__ = [
     "objectives",
     "permutation_graph",
     "permute",
+    "reestimate",
     "register_adapter",
     "register_backend",
     "sinkhorn",

@@ -13,6 +13,7 @@ from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import check_flag
+from rebasin_core.reestimation import batches_to_measure, reestimated
 from rebasin_core.settings import at_least
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.base import HistoryEntry
@@ -121,9 +122,27 @@ class Alignment:
     _a: Model = field(repr=False)
     _b: Model = field(repr=False)
 
-    def merge(self, t: float = 0.5) -> Any:
-        """Return the model at ``(1 - t) A + t pi(B)``, of the type of model A."""
-        return self._a.rebuild(lerp(self._a.params, self.plan.apply(self._b.params, self.graph), as_place(t)))
+    def merge(self, t: float = 0.5, *, reestimate: Any = None, batch_size: int | None = None) -> Any:
+        """Return the model at ``(1 - t) A + t pi(B)``, of the type of model A.
+
+        Parameters
+        ----------
+        t : float, default 0.5
+            Place on the line, dimensionless: 0 is model A, 1 the re-based model B.
+        reestimate : data, optional
+            Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalisation anew: see
+            `rebasin_core.reestimate`. Choose it for every network that has such layers.
+        batch_size : int, optional
+            Cut `reestimate` into batches of this size, where it is a pair of arrays or one array; default: one batch.
+
+        Raises
+        ------
+        RebasinError
+            A bad place, data that cannot be read, or a mapping of arrays, whose statistics cannot be told.
+        """
+        place, batches = as_place(t), batches_to_measure(reestimate, batch_size)
+        between = lerp(self._a.params, self.plan.apply(self._b.params, self.graph), place)
+        return self._a.rebuild(reestimated(self._a, between, batches))
 
     def __str__(self) -> str:
         moved = sum(self.plan.moved(group) for group in self.plan)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from rebasin_core.errors import NonFiniteError, SettingError
 from rebasin_core.interpolation import as_place, lerp
 from rebasin_core.models import Forward, open_pair
 from rebasin_core.progress import check_flag, progress_bar
+from rebasin_core.reestimation import batches_to_measure, reestimated, running_statistics
 from rebasin_core.scalars import as_number
 
 __all__ = ["Curve", "connectivity", "interpolate"]
@@ -19,7 +21,9 @@ __all__ = ["Curve", "connectivity", "interpolate"]
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def interpolate(model_a: Any, model_b: Any, t: float = 0.5) -> Any:
+def interpolate(
+    model_a: Any, model_b: Any, t: float = 0.5, *, reestimate: Any = None, batch_size: int | None = None
+) -> Any:
     """Return the model at ``(1 - t) A + t B``, of the type of model A; neither model is changed.
 
     Parameters
@@ -28,6 +32,11 @@ def interpolate(model_a: Any, model_b: Any, t: float = 0.5) -> Any:
         Two networks of one architecture. Align them first: between networks as they were trained, the loss is high.
     t : float, default 0.5
         Place on the line, dimensionless.
+    reestimate : data, optional
+        Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalisation anew: see
+        `rebasin_core.reestimate`. Choose it for every network that has such layers.
+    batch_size : int, optional
+        Cut `reestimate` into batches of this size, where it is a pair of arrays or one array; default: one batch.
 
     Raises
     ------
@@ -35,8 +44,9 @@ def interpolate(model_a: Any, model_b: Any, t: float = 0.5) -> Any:
         The models differ in architecture, or hold NaN.
     """
     place = as_place(t)
+    batches = batches_to_measure(reestimate, batch_size)
     a, b = open_pair(model_a, model_b)
-    return a.rebuild(lerp(a.params, b.params, place))
+    return a.rebuild(reestimated(a, lerp(a.params, b.params, place), batches))
 
 
 @dataclass(frozen=True)
@@ -98,13 +108,14 @@ def connectivity(
     *,
     metrics: Mapping[str, Any] | Sequence[str] = (),
     batch_size: int | None = None,
+    reestimate: Any = None,
     forward: Forward | None = None,
     progress: bool = False,
 ) -> Curve:
     """Measure the loss along the straight line from model A to model B.
 
     One pass over the data: every batch is used for all places on the line, so that data which can be read only once
-    will do.
+    will do. With `reestimate`, one pass before it, over the data named there.
 
     Parameters
     ----------
@@ -120,6 +131,12 @@ def connectivity(
         Further functions of (outputs, targets), or names the adapter knows, such as ``"accuracy"``.
     batch_size : int, optional
         Cut a pair of arrays into batches of this size; default: one batch.
+    reestimate : True or data, optional
+        Measure the statistics of batch normalisation anew at every place before the loss is measured there: on `data`
+        (True), or on other data of the same forms, inputs alone among them. Choose it for every network that has such
+        layers: without it, the curve shows mostly the collapse of the variance (see `rebasin_core.reestimate`). The
+        ends are measured anew too, so that the curve is continuous and the barrier compares networks of one kind:
+        their losses differ from those of the models as they are by as much as their statistics do.
     forward : callable, optional
         ``forward(params, inputs) -> outputs``, for mappings of arrays.
     progress : bool, default False
@@ -158,14 +175,19 @@ def connectivity(
     losses |= {name: a.adapter.metric(a.source, metric) for name, metric in names.items()}
     run = a.forward
     batches = as_batches(data, batch_size)
+    points = [partial(lerp, a.params, b.params, float(place)) for place in places]
+    statistics: list[dict[str, Any]] = [{} for _ in points]
+    to_measure = batches_to_measure(reestimate, batch_size, same=batches)
+    if to_measure is not None:
+        statistics = running_statistics(a, points, to_measure, progress)
     sums = {name: np.zeros(len(places)) for name in losses}
     total = 0
     with a.keep_random_state(), progress_bar(None, "loss along the line", progress) as bar:
         for batch in batches:
             n = count(batch)
             total += n
-            for k, place in enumerate(places):
-                outputs = run(lerp(a.params, b.params, float(place)), batch[0])
+            for k, point in enumerate(points):
+                outputs = run({**point(), **statistics[k]}, batch[0])
                 for name, function in losses.items():
                     sums[name][k] += n * as_number(function(outputs, batch[1]), repr(name))
             bar.update()

@@ -37,7 +37,12 @@ Loss = Callable[[Any, Any], Array]
 
 
 class ModelAdapter(Protocol):
-    """What the core asks of a framework's models."""
+    """What the core asks of a framework's models.
+
+    An adapter may have three methods more, for what not every framework has: ``keep_random_state(seed)``, see
+    `Model.keep_random_state`; ``activations(model, graph)``, see `rebasin_core.objectives.Activations`; and
+    ``batch_norms(model)``, see `rebasin_core.batch_norms`.
+    """
 
     name: str
 

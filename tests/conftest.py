@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import rebasin_core as rb
 from rebasin_core.axes import AxesSpec, Fixed, Gather, Group, Product, Sum, size
+from rebasin_core.batch_norms import BatchNorms
+from rebasin_core.models import _REGISTRY, MappingAdapter
 
 with suppress(ImportError):  # before TensorFlow: in the other order the two crash
     import torch  # noqa: F401
@@ -89,6 +91,65 @@ def mse():
         return anp.mean((outputs - targets) ** 2)
 
     return mean_squared_error
+
+
+class Normed:
+    """One hidden layer with batch normalisation, of a framework of its own; the adapter carries nothing else."""
+
+    __module__ = "normed_nets"
+
+    def __init__(self, seed=0, params=None):
+        rng = np.random.default_rng(seed)
+        self.params = params or {
+            "w": rng.normal(size=(3, 5)),
+            "mean": rng.normal(size=5),
+            "var": rng.uniform(0.5, 1.5, size=5).astype("float32"),
+            "count": np.array(7),
+            "v": rng.normal(size=(5, 2)),
+        }
+
+
+class NormedAdapter:
+    name = "normed"
+    loss, metric = MappingAdapter.loss, MappingAdapter.metric
+    example_inputs, check_pair = MappingAdapter.example_inputs, MappingAdapter.check_pair
+
+    def params(self, model):
+        return dict(model.params)
+
+    def rebuild(self, model, params):
+        return Normed(params={name: np.array(x) for name, x in params.items()})
+
+    def graph(self, model, *example_inputs, pin=()):
+        axes = {"w": ". h", "mean": "h", "var": "h", "count": "", "v": "h ."}
+        return rb.PermutationGraph.from_axes(axes, model.params, pin=pin, buffers=["mean", "var", "count"])
+
+    def forward(self, model):
+        return lambda p, x: self.head(p, anp.dot(x, p["w"]), p["mean"], p["var"])
+
+    def batch_norms(self, model):
+        def statistics(h):
+            return anp.mean(h, axis=0), anp.var(h, axis=0)
+
+        def forward(p, x):
+            h = anp.dot(x, p["w"])
+            return self.head(p, h, *statistics(h))
+
+        def measure(p, x):
+            return dict(zip(("mean", "var"), statistics(x @ p["w"]), strict=True)) | {"count": np.array(1)}
+
+        return BatchNorms(forward, measure)
+
+    @staticmethod
+    def head(p, h, mean, var):
+        return anp.dot(anp.tanh((h - mean) / anp.sqrt(var + 1e-5)), p["v"])
+
+
+@pytest.fixture
+def normed(monkeypatch):
+    """Networks with batch normalisation: ``normed(seed)``."""
+    monkeypatch.setitem(_REGISTRY._registered, "normed_nets", NormedAdapter())
+    return Normed
 
 
 @pytest.fixture(scope="session")

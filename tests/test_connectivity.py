@@ -14,6 +14,7 @@ from rebasin_core.errors import (
     SpecError,
     UnsupportedArrayError,
 )
+from rebasin_core.models import open_model
 
 POINT = (np.ones((1, 1)), np.zeros((1, 1)))
 A, B = {"w": np.array([0.0])}, {"w": np.array([4.0])}
@@ -184,3 +185,50 @@ def test_interpolation_keeps_the_dtype():
 def test_a_bad_place_is_refused(t):
     with pytest.raises(SettingError, match=r"expected t as a finite number"):
         rb.interpolate(A, B, t)
+
+
+# --- statistics of batch normalisation --------------------------------------------------------------------------------
+NET_DATA = np.random.default_rng(3).normal(size=(12, 3)), np.random.default_rng(4).normal(size=(12, 2))
+
+
+def loss_of(model, data):
+    opened = open_model(model)
+    return mse(opened.forward(opened.params, data[0]), data[1])
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same data", "other data"])
+def test_statistics_are_measured_anew_at_every_place_and_at_the_ends(normed, unchanged, same):
+    a, b = normed(1), normed(2)
+    other = NET_DATA[0][:8] + 1.0
+    with unchanged(a.params, b.params):
+        how = {"reestimate": True if same else other, "batch_size": 4}
+        curve = rb.connectivity(a, b, mse, NET_DATA, [0, 0.3, 1], **how)
+    for t, loss in zip(curve.lambdas, curve.losses, strict=True):
+        model = rb.reestimate(rb.interpolate(a, b, t), NET_DATA if same else other, batch_size=4)
+        assert_allclose(loss, loss_of(model, NET_DATA), rtol=1e-5)
+    plain = rb.connectivity(a, b, mse, NET_DATA, [0, 0.3, 1], reestimate=False)
+    assert_allclose(plain.losses[0], loss_of(a, NET_DATA))
+    assert not np.allclose(plain.losses, curve.losses)
+
+
+def test_data_that_can_be_read_once_serve_both_passes(normed):
+    wanted = rb.connectivity(normed(1), normed(2), mse, [NET_DATA], 3, reestimate=True)
+    for how in (True, iter([NET_DATA])):
+        curve = rb.connectivity(normed(1), normed(2), mse, iter([NET_DATA]), 3, reestimate=how)
+        assert_allclose(curve.losses, wanted.losses)
+
+
+def test_interpolation_measures_on_the_way(normed):
+    a, b = normed(1), normed(2)
+    found = rb.interpolate(a, b, 0.3, reestimate=NET_DATA, batch_size=5)
+    for name, x in rb.reestimate(rb.interpolate(a, b, 0.3), NET_DATA, batch_size=5).params.items():
+        assert_allclose(found.params[name], x)
+
+
+def test_measuring_where_it_cannot_be_done_is_refused(normed):
+    with pytest.raises(SpecError, match="does not say which arrays are running statistics"):
+        measure(reestimate=True)
+    with pytest.raises(SettingError, match="reestimate=True means the data that the loss is measured on"):
+        rb.interpolate(normed(1), normed(2), reestimate=True)
+    with pytest.raises(DataError, match="cannot read int"):
+        rb.connectivity(normed(1), normed(2), mse, NET_DATA, 2, reestimate=3)

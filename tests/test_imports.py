@@ -32,7 +32,7 @@ LAYERS = [
     {"graph", "progress"},
     {"backends"},
     {"precision", "scalars", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "inference", "layers"},
-    {"data", "models", "interpolation"},
+    {"data", "models", "interpolation", "batch_norms", "reestimation"},
     {"objectives"},
     {"problem"},
     {"solvers", "verify"},

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import SettingError
+from rebasin_core.errors import DataError, SettingError, SpecError
 
 MATCHING = {"solver": rb.solvers.WeightMatching(), "progress": False}
 
@@ -41,3 +41,26 @@ def test_bad_input_is_refused_before_any_work(mlp):
             rb.merge([a, a], graph=graph, t=t, **MATCHING)
         with pytest.raises(SettingError, match=r"expected t as a finite number"):
             rb.align(a, a, graph=graph, **MATCHING).merge(t)
+
+
+def test_merging_measures_the_statistics_of_batch_normalisation_anew(normed):
+    a, b = normed(1), normed(2)
+    x = np.random.default_rng(0).normal(size=(9, 3))
+    result = rb.align(a, b, **MATCHING)
+    expected = rb.reestimate(result.merge(0.3), x, batch_size=4).params
+    for found in (
+        result.merge(0.3, reestimate=x, batch_size=4),
+        rb.merge([a, b], t=0.3, reestimate=(x for x in [(x[:4], None), (x[4:8], None), (x[8:], None)]), **MATCHING),
+    ):
+        for name, value in expected.items():
+            assert_allclose(found.params[name], value, err_msg=name)
+    assert not np.allclose(expected["mean"], result.merge(0.3).params["mean"])
+
+
+def test_data_and_models_that_cannot_be_measured_are_refused_before_any_work(mlp, normed):
+    net, inputs = mlp((3, 6, 2)), np.ones((4, 3))
+    with pytest.raises(SpecError, match="does not say which arrays are running statistics"):
+        rb.merge([net.params(1), net.params(2)], graph=net.graph(), reestimate=inputs, solver="no solver")
+    for how in (True, "data"):
+        with pytest.raises((SettingError, DataError), match=r"reestimate=True means|cannot read str"):
+            rb.merge([normed(1), normed(2)], reestimate=how, solver="no solver")

@@ -7,10 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
 from rebasin_keras.activations import collector
+from rebasin_keras.batch_norms import batch_norms
 from rebasin_keras.copies import rebuilt
 from rebasin_keras.functional import forward_function
 from rebasin_keras.losses import loss_function, metric_function
@@ -100,6 +102,11 @@ class KerasAdapter:
     def activations(self, model: Any, graph: PermutationGraph) -> Any:
         """Return ``collect(params, inputs)``: per group, what every layer that produces it gives, (samples, units)."""
         return collector(model, graph)
+
+    def batch_norms(self, model: Any) -> BatchNorms | None:
+        """Return the passes in which batch normalisation layers use the statistics of the batch."""
+        _check(model)
+        return batch_norms(model)
 
     def keep_random_state(self, seed: int | None = None) -> AbstractContextManager[None]:
         """Give Python, NumPy and torch their random states back afterwards; with a seed, start from that."""

@@ -6,7 +6,7 @@ model nothing is read but the state of seed generators, and nothing is written.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -18,7 +18,10 @@ from rebasin_keras.variables import named_variables
 __all__ = ["forward_function", "function_of", "names_of", "to_tensors", "unmixed"]
 
 
-def forward_function(model: Any) -> Callable[[Mapping[str, Any], Any], Any]:
+Compute: TypeAlias = Callable[[Mapping[str, Any], Any], Any]
+
+
+def forward_function(model: Any) -> Compute:
     """Return ``forward(params, inputs) -> outputs``, differentiable in the parameters.
 
     A model with a mixed-precision policy computes in the dtype of its variables, float32: in half precision, two
@@ -33,8 +36,12 @@ def names_of(model: Any, body: Any) -> dict[int, str]:
     return {id(v): name for name, v in zip(named_variables(model), body.weights, strict=True)}
 
 
-def function_of(body: Any, names: Mapping[int, str], model: Any) -> Callable[[Mapping[str, Any], Any], Any]:
+def function_of(
+    body: Any, names: Mapping[int, str], model: Any, around: Callable[[Compute], Compute] | None = None
+) -> Compute:
     """Return `body` as ``forward(params, inputs)``; errors speak of `model`.
+
+    With `around`, the function that it makes of the computation is returned, compiled where the computation would be.
 
     Raises
     ------
@@ -56,7 +63,7 @@ def function_of(body: Any, names: Mapping[int, str], model: Any) -> Callable[[Ma
         )
         return outputs
 
-    compute = _compiled(body, compute)
+    compute = _compiled(body, compute if around is None else around(compute))
 
     def forward(params: Mapping[str, Any], inputs: Any) -> Any:
         inputs = to_tensors(inputs, floating)

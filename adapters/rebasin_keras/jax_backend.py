@@ -33,6 +33,7 @@ class JaxBackend:
     """
 
     name = "jax"
+    vectorises = False  # every eager call traces the function anew
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -192,6 +193,10 @@ class JaxBackend:
         if not self._is_concrete(predicate):
             return jax.lax.cond(predicate, if_true, if_false, operand)
         return if_true(operand) if predicate else if_false(operand)
+
+    def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
+        """Vectorise with ``jax.vmap``."""
+        return jax.vmap(fun)(x)
 
     # --- gradients ----------------------------------------------------------------------------------------------------
     def stop_gradient(self, x: Array) -> Array:

@@ -35,6 +35,7 @@ class TensorFlowBackend:
     """
 
     name = "tensorflow"
+    vectorises = False  # every eager call traces the function anew
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -215,6 +216,10 @@ class TensorFlowBackend:
         if not tf.executing_eagerly():
             return tf.cond(predicate, lambda: if_true(operand), lambda: if_false(operand))
         return if_true(operand) if predicate else if_false(operand)
+
+    def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
+        """Vectorise with ``tf.vectorized_map``."""
+        return tf.vectorized_map(fun, x)
 
     # --- gradients ----------------------------------------------------------------------------------------------------
     def stop_gradient(self, x: Array) -> Array:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import SettingError, UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
 from rebasin_torch.activations import collector
+from rebasin_torch.batch_norms import batch_norms
 from rebasin_torch.copies import rebuilt
 from rebasin_torch.functional import forward_function, to_tensors
 from rebasin_torch.losses import loss_function, metric_function
@@ -93,14 +95,19 @@ class TorchAdapter:
         """Return ``collect(params, inputs)``: per group, what every layer that produces it gives, (samples, units)."""
         return collector(model, graph)
 
+    def batch_norms(self, model: Any) -> BatchNorms | None:
+        """Return the passes in which batch normalisation layers use the statistics of the batch."""
+        return batch_norms(model)
+
     @contextmanager
     def keep_random_state(self, seed: int | None = None) -> Iterator[None]:
         """Give torch its random state back afterwards; with a seed, start from that in between.
 
-        Loaders draw from the global generator whenever they are read, and some models whenever they are called.
+        Loaders draw from the global generator whenever they are read, and some models whenever they are called. In
+        between, inference mode is off: its tensors can take no part in a gradient.
         """
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call,unused-ignore]
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
             if seed is not None:
                 torch.manual_seed(seed)
             yield

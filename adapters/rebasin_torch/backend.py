@@ -34,6 +34,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    vectorises = True
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -189,6 +190,11 @@ class TorchBackend:
     ) -> Any:
         """Branch eagerly."""
         return if_true(operand) if predicate else if_false(operand)
+
+    def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
+        """Vectorise with ``torch.func.vmap``; every row draws random numbers of its own."""
+        vectorised: Array = torch.func.vmap(fun, randomness="different")(x)
+        return vectorised
 
     # --- gradients ----------------------------------------------------------------------------------------------------
     def stop_gradient(self, x: Array) -> Array:

@@ -1,4 +1,10 @@
-"""Losses on the straight line between the two networks: objectives that need data."""
+"""Losses on the straight line between the two networks: objectives that need data.
+
+On the line, the variance of activations collapses, and interpolated running statistics of batch normalisation are
+wrong: the loss then says how far they are off, not how well the weights agree. By default, these objectives therefore
+see a network as it is once its statistics are measured anew (`rebasin_core.reestimate`): its batch normalisation
+normalises by the batch, which a gradient goes through.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
+from rebasin_core.batch_norms import forward_with
 from rebasin_core.data import Batches, as_batches, batch_size
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.interpolation import lerp
 from rebasin_core.models import Model
+from rebasin_core.objectives.activations import Activations
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
 from rebasin_core.settings import at_least
 
@@ -34,17 +42,30 @@ class Midpoint:
         Cut a pair of arrays into batches of this size; default: one batch.
     evaluation_batches : int, default 8
         How many batches, the first ones, hard plans are compared on.
+    normalization : {"running", "batch"}, optional
+        What batch normalisation layers normalise by. "batch": mean and variance of the batch, for a network whose
+        statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
+        interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
+        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalisation.
+
+    Raises
+    ------
+    SettingError, DataError
+        A setting is out of range, the data are no batches, or, with "batch", one has a single value per channel.
+    SpecError
+        "batch", and the model is a mapping of arrays, which does not say what to normalise.
     """
 
     loss: Any
     data: Any
     batch_size: int | None = None
     evaluation_batches: int = 8
+    normalization: str | None = None
     name: str = "midpoint"
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
-        loss, forward = model.loss(self.loss), model.forward
+        loss, forward = model.loss(self.loss), forward_with(model, self.normalization)
         batches = _batches(self.data, self.batch_size, self.evaluation_batches)
         fixed = batches.first(self.evaluation_batches)
 
@@ -55,7 +76,9 @@ class Midpoint:
             for batch in fixed:
                 yield float(batch_size(batch)), batch
 
-        return BoundObjective(self.name, value, batches.shuffled, evaluation)
+        return BoundObjective(
+            self.name, value, batches.shuffled, evaluation, hint=Activations(fixed).hint(model, graph)
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,18 @@ class RandomPoint:
         Equal parts of the line; their centres are the fixed places at which hard plans are compared.
     evaluation_batches : int, default 8
         How many batches, the first ones, hard plans are compared on.
+    normalization : {"running", "batch"}, optional
+        What batch normalisation layers normalise by. "batch": mean and variance of the batch, for a network whose
+        statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
+        interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
+        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalisation.
+
+    Raises
+    ------
+    SettingError, DataError
+        A setting is out of range, the data are no batches, or, with "batch", one has a single value per channel.
+    SpecError
+        "batch", and the model is a mapping of arrays, which does not say what to normalise.
     """
 
     loss: Any
@@ -86,12 +121,13 @@ class RandomPoint:
     batch_size: int | None = None
     strata: int = 5
     evaluation_batches: int = 8
+    normalization: str | None = None
     name: str = "random point"
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
         at_least(1, strata=self.strata)
-        loss, forward = model.loss(self.loss), model.forward
+        loss, forward = model.loss(self.loss), forward_with(model, self.normalization)
         batches = _batches(self.data, self.batch_size, self.evaluation_batches)
         fixed = batches.first(self.evaluation_batches)
 
@@ -110,7 +146,7 @@ class RandomPoint:
                 for stratum in range(self.strata):
                     yield float(batch_size(batch)), (batch, (stratum + 0.5) / self.strata)
 
-        return BoundObjective(self.name, value, stream, evaluation)
+        return BoundObjective(self.name, value, stream, evaluation, hint=Activations(fixed).hint(model, graph))
 
 
 def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:

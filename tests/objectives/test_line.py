@@ -2,12 +2,13 @@
 
 from itertools import islice
 
+import autograd
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import DataError, SettingError
+from rebasin_core.errors import DataError, SettingError, SpecError
 from rebasin_core.models import open_model
 
 Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint
@@ -133,3 +134,41 @@ def test_bad_settings_are_refused_by_name(net, mse, bad):
             bind(net, kind(mse, net.data(), evaluation_batches=bad))
         with pytest.raises(DataError, match=r"batch size"):
             bind(net, kind(mse, net.data(), batch_size=bad))
+
+
+@pytest.mark.parametrize("kind", [Midpoint, RandomPoint])
+def test_batch_normalisation_normalises_by_the_batch_unless_told_otherwise(normed, mse, kind):
+    a, b = normed(1), normed(2)
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 2))
+    sample = ((x, y), 0.5) if kind is RandomPoint else (x, y)
+    for how, model in (
+        (None, rb.interpolate(a, b, reestimate=x)),
+        ("batch", rb.interpolate(a, b, reestimate=x)),
+        ("running", rb.interpolate(a, b)),
+    ):
+        bound = kind(mse, (x, y), normalization=how).bind(open_model(b), None)
+        opened = open_model(model)
+        expected = mse(opened.forward(opened.params, x), y)
+        assert_allclose(bound.value(a.params, b.params, sample), expected, rtol=1e-6)
+
+
+def test_normalising_by_the_batch_lets_a_gradient_through(normed, mse):
+    """The weights move the statistics too: against finite differences."""
+    a, b = normed(1).params, normed(2).params
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 2))
+    bound = Midpoint(mse, (x, y)).bind(open_model(normed(2)), None)
+
+    def value(w):
+        return bound.value(a, {**b, "w": w}, (x, y))
+
+    step = 1e-6 * np.random.default_rng(1).normal(size=b["w"].shape)
+    slope = np.sum(autograd.grad(value)(b["w"]) * step)
+    assert_allclose(slope, (value(b["w"] + step) - value(b["w"] - step)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Midpoint, RandomPoint])
+def test_a_normalization_that_cannot_be_is_refused(net, mse, kind):
+    with pytest.raises(SettingError, match="normalization"):
+        bind(net, kind(mse, net.data(), normalization="layer"))
+    with pytest.raises(SpecError, match=r"forward= of your own"):
+        bind(net, kind(mse, net.data(), normalization="batch"))

@@ -64,6 +64,16 @@ def test_align_keeps_device_and_dtype(pair, pictures, dtype, record):
     assert torch.equal(torch.cuda.get_rng_state(), random_state)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_statistics_are_measured_there(pair, conv_nets, pictures, dtype):
+    model = copy.deepcopy(pair[0]).to(dtype)
+    found = rb.reestimate(model, pictures[0].to(dtype), batch_size=16)
+    expected = rb.reestimate(conv_nets[0], pictures[0], batch_size=16)
+    assert {x.device.type for x in found.buffers()} == {"cuda"}
+    assert found[1].running_var.dtype == dtype
+    assert_allclose(found[1].running_var.double().cpu(), expected[1].running_var, rtol=0.05)
+
+
 def test_weights_do_not_travel_to_the_host(pair, pictures, monkeypatch):
     a, b = pair
     graph = rb.permutation_graph(a, pictures[0])
