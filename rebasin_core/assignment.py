@@ -8,6 +8,9 @@ from rebasin_core.errors import NonFiniteError, ShapeError
 
 __all__ = ["linear_assignment"]
 
+# From this size on, reducing the scores saves more on most than it costs on some.
+WORTH_REDUCING = 1024
+
 
 def linear_assignment(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Permutation that maximises ``sum_i scores[i, perm[i]]``.
@@ -31,7 +34,17 @@ def linear_assignment(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
     Notes
     -----
-    Exact, by the shortest augmenting paths of `scipy.optimize.linear_sum_assignment`; O(n^3) at worst.
+    Exact, by the shortest augmenting paths of `scipy.optimize.linear_sum_assignment`; O(n^3) at worst. Large matrices
+    are reduced first: taking the best score from every row, then what is left of the best from every column, favours no
+    permutation, and lets most paths end at once. At 2048 units that takes 0.3 times as long as SciPy alone where rows
+    and columns have levels of their own, 0.75 to 0.8 times on random scores and on inner products of weights, and 1.3
+    times, a hundredth of a second more, where a permutation stands out clearly.
+
+    Other libraries were measured by ``examples/benchmarks/assignment.py`` (256 to 4096 units, one core). Against SciPy
+    alone, `lap` and `lapx` take 0.1 to 0.4 times as long where a permutation stands out, and 0.8 to 2 times on random
+    scores; `lapjv` 0.2 to 1.3 times; `fastlap` 0.4 to 5 times. All assignments together are a tenth or less of the time
+    of weight matching at these widths, beside the matrix products that the scores come from: none of the libraries is
+    worth a dependency.
 
     Examples
     --------
@@ -49,4 +62,7 @@ def linear_assignment(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
     if scores.ndim == 3:
         return np.stack([linear_assignment(s) for s in scores])
+    if len(scores) >= WORTH_REDUCING:
+        scores = scores - scores.max(axis=1, keepdims=True)
+        scores -= scores.max(axis=0)
     return np.asarray(linear_sum_assignment(scores, maximize=True)[1], dtype=np.int64)

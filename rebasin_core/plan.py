@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,35 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
 
     def replace(self, group: str, permutation: Any) -> "Plan":
         """Return a plan with another permutation for one group."""
-        return Plan({**self._permutations, group: permutation}, self._parents)
+        if group not in self:
+            raise PlanError(f"this plan has no group {group!r}; it has {', '.join(map(repr, self))}")
+        perm = _permutation(group, permutation, self._parents.get(group))
+        if perm.shape != self[group].shape:
+            raise PlanError(f"group {group!r} has shape {self[group].shape} in this plan; got {perm.shape}")
+        return self._with({group: perm})
+
+    def reorder(self, group: str, permutation: Any) -> "Plan":
+        """Return the plan that does this one first and reorders one group afterwards.
+
+        It is `compose` with a plan that leaves all other groups, at the cost of one group.
+
+        Examples
+        --------
+        >>> Plan({"h": [2, 0, 1], "c": [1, 0]}).reorder("h", [1, 0, 2])["h"]
+        array([0, 2, 1])
+        """
+        perm = self.replace(group, permutation)[group]
+        moved = {group: np.take_along_axis(self[group], perm, axis=-1)}
+        moved |= {child: self[child][perm] for child, parent in self._parents.items() if parent == group}
+        return self._with(moved)
+
+    def _with(self, moved: Mapping[str, np.ndarray[Any, Any]]) -> "Plan":
+        """Put permutations known to be good into a copy, unchecked: a check costs more than a step of a search."""
+        plan = copy(self)
+        for perm in moved.values():
+            perm.setflags(write=False)
+        plan._permutations = {**self._permutations, **moved}
+        return plan
 
     def apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
         """Reorder a dictionary of arrays, of any framework; the arrays given are left as they are.

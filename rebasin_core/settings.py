@@ -1,12 +1,14 @@
 """Checks of settings, with one wording."""
 
+import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from rebasin_core.errors import SettingError
 
-__all__ = ["at_least"]
+__all__ = ["at_least", "not_negative", "positive"]
 
 
 def at_least(least: int, **settings: Any) -> None:
@@ -22,3 +24,37 @@ def at_least(least: int, **settings: Any) -> None:
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise SettingError(f"expected {name} as a whole number of at least {least}, got {value!r}")
+
+
+def positive(**settings: Any) -> None:
+    """Raise `SettingError` unless every setting is a finite number above 0.
+
+    Examples
+    --------
+    >>> positive(tau=float("inf"))
+    Traceback (most recent call last):
+    ...
+    rebasin_core.errors.SettingError: expected tau as a positive number, got inf
+    """
+    for name, value in settings.items():
+        if not (_is_number(value) and value > 0):
+            raise SettingError(f"expected {name} as a positive number, got {value!r}")
+
+
+def not_negative(**settings: Any) -> None:
+    """Raise `SettingError` unless every setting is a finite number of at least 0.
+
+    Examples
+    --------
+    >>> not_negative(tol=-1.0)
+    Traceback (most recent call last):
+    ...
+    rebasin_core.errors.SettingError: expected tol as a number of at least 0, got -1.0
+    """
+    for name, value in settings.items():
+        if not (_is_number(value) and value >= 0):
+            raise SettingError(f"expected {name} as a number of at least 0, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

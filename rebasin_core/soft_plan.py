@@ -14,7 +14,7 @@ from rebasin_core.graph import PermutationGraph
 from rebasin_core.plan import Plan, check_fits
 from rebasin_core.sinkhorn import sinkhorn
 
-__all__ = ["SoftPlan"]
+__all__ = ["SoftPlan", "matrices_of"]
 
 FORMAT = "rebasin-core/soft-plan/1"
 
@@ -93,18 +93,7 @@ class SoftPlan(Mapping[str, Array]):
         tol: float | None = None,
     ) -> "SoftPlan":
         """Apply the Sinkhorn operator to the logits of every group (Eq. 4, 5); groups of one size go in one call."""
-        by_shape: dict[tuple[int, ...], list[str]] = {}
-        for group, x in logits.items():
-            by_shape.setdefault(tuple(x.shape), []).append(group)
-        matrices: dict[str, Array] = {}
-        for names in by_shape.values():
-            if len(names) == 1:
-                matrices[names[0]] = sinkhorn(logits[names[0]], tau, num_iters, tol)
-                continue
-            backend = get_backend(*(logits[name] for name in names))
-            P = sinkhorn(backend.stack([logits[name] for name in names]), tau, num_iters, tol)
-            matrices.update({name: P[i] for i, name in enumerate(names)})
-        return cls({group: matrices[group] for group in logits}, parents)
+        return cls(matrices_of(logits, tau, num_iters, tol), parents)
 
     def __getitem__(self, group: str) -> Array:
         return self._matrices[group]
@@ -211,3 +200,24 @@ class SoftPlan(Mapping[str, Array]):
         return cls(
             {g: backend.asarray(np.array(m), like=like) for g, m in stored["matrices"].items()}, stored["parents"]
         )
+
+
+def matrices_of(
+    logits: Mapping[str, Array], tau: Array | float = 1.0, num_iters: int | None = None, tol: float | None = None
+) -> dict[str, Array]:
+    """Apply the Sinkhorn operator to the logits of every group; groups of one shape go in one call.
+
+    The logits may have further leading axes: several soft plans at once.
+    """
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for group, x in logits.items():
+        by_shape.setdefault(tuple(x.shape), []).append(group)
+    matrices: dict[str, Array] = {}
+    for names in by_shape.values():
+        if len(names) == 1:
+            matrices[names[0]] = sinkhorn(logits[names[0]], tau, num_iters, tol)
+            continue
+        backend = get_backend(*(logits[name] for name in names))
+        P = sinkhorn(backend.stack([logits[name] for name in names]), tau, num_iters, tol)
+        matrices.update({name: P[i] for i, name in enumerate(names)})
+    return {group: matrices[group] for group in logits}

@@ -42,6 +42,31 @@ def test_composition_of_local_groups_is_associative(local_graph):
     assert p.compose(q).inverse() == q.inverse().compose(p.inverse())
 
 
+@given(st.data(), st.integers(0, 1000))
+def test_reordering_one_group_is_composing_with_a_plan_that_moves_it_alone(strategies, data, seed):
+    graph, _ = data.draw(strategies.networks(count=1))
+    plan, other = rb.Plan.random(graph, seed), rb.Plan.random(graph, seed + 1)
+    group = data.draw(st.sampled_from(list(graph.groups)))
+    alone = rb.Plan.identity(graph).replace(group, other[group])
+    reordered = plan.reorder(group, other[group])
+    assert reordered == plan.compose(alone)
+    assert reordered.parents == plan.parents
+    assert rb.Plan.from_json(reordered.to_json()) == reordered
+    with pytest.raises(ValueError, match="read-only"):
+        reordered[group][...] = 0
+
+
+def test_what_cannot_stand_in_for_a_group_is_refused(local_graph):
+    plan = rb.Plan.identity(local_graph)
+    for change in (plan.replace, plan.reorder):
+        with pytest.raises(PlanError, match="no group 'x'; it has 'h', 'd', 'c'"):
+            change("x", [0, 1, 2])
+        with pytest.raises(PlanError, match=r"'h' has shape \(3,\) in this plan; got \(2,\)"):
+            change("h", [1, 0])
+        with pytest.raises(PlanError, match="'h': expected the numbers 0 to 2"):
+            change("h", [1, 1, 0])
+
+
 def test_identity_and_random_have_the_shapes_of_the_graph(local_graph):
     identity = rb.Plan.identity(local_graph)
     assert identity.is_identity

@@ -27,6 +27,7 @@ class AutogradBackend:
     """`Backend` for NumPy arrays and the boxes that autograd traces them in."""
 
     name = "numpy"
+    vectorises = False
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -180,6 +181,11 @@ class AutogradBackend:
     ) -> Any:
         """Branch eagerly."""
         return if_true(operand) if predicate else if_false(operand)
+
+    def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
+        """Loop: NumPy has no vectorising transformation."""
+        count = len(next(iter(x.values())))
+        return self.stack([fun({name: values[i] for name, values in x.items()}) for i in range(count)])
 
     # --- gradients ----------------------------------------------------------------------------------------------------
     def stop_gradient(self, x: Array) -> Array:

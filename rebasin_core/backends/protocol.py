@@ -37,6 +37,7 @@ class Backend(Protocol):
     """The operations the core needs; see the module's page for the laws they obey."""
 
     name: str
+    vectorises: bool  # whether `vmap`, called eagerly, costs much less than a loop
     """Of the framework, as errors mention it."""
 
     def __hash__(self) -> int:
@@ -187,6 +188,13 @@ class Backend(Protocol):
         self, predicate: Array, if_true: Callable[[Any], Any], if_false: Callable[[Any], Any], operand: Any
     ) -> Any:
         """``if_true(operand) if predicate else if_false(operand)``; both give the same structure."""
+        ...
+
+    def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
+        """``stack([fun(row) for row in x])``, where a row takes one slice of the first axis of every array.
+
+        One vectorised call where the framework has a transformation for it, a loop where it has none; differentiable.
+        """
         ...
 
     # --- gradients ----------------------------------------------------------------------------------------------------

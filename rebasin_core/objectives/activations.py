@@ -77,6 +77,13 @@ class Activations:
 
         return BoundObjective(self.name, value, batches.shuffled, evaluation, similarity=similarity)
 
+    def hint(self, model: Model, graph: PermutationGraph) -> Callable[[Params, Params], Mapping[str, Array]] | None:
+        """Return the similarity for objectives that start from it; None where activations cannot be collected."""
+        try:
+            return self.bind(model, graph).similarity
+        except UnsupportedModelError:
+            return None
+
     def collector(self, model: Model, graph: PermutationGraph) -> Collect:
         """Ask the adapter for the function that collects activations."""
         make: Callable[[Any, PermutationGraph], Collect] | None = getattr(model.adapter, "activations", None)

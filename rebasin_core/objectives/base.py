@@ -41,6 +41,10 @@ class BoundObjective:
     similarity : callable, optional
         ``similarity(params_a, params_b)``: per group a matrix whose linear assignment is the group's best permutation,
         whatever the other groups do; None where groups depend on each other.
+    hint : callable, optional
+        As `similarity`, of another objective that is minimised in closed form: its plan is a good start for this one.
+    least : float, optional
+        The lowest value there can be, at which a search is over; None where it is not known.
     """
 
     name: str
@@ -49,6 +53,8 @@ class BoundObjective:
     evaluation: Callable[[], Iterator[tuple[float, Sample]]]
     matches_weights: bool = False
     similarity: Callable[[Params, Params], Mapping[str, Array]] | None = None
+    hint: Callable[[Params, Params], Mapping[str, Array]] | None = None
+    least: float | None = None
 
 
 @runtime_checkable

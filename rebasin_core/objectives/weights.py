@@ -50,7 +50,7 @@ class L2:
 
     def on(self, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this graph; no model is needed."""
-        return _bound(self.name, self, graph)
+        return _bound(self.name, self, graph, least=0.0)
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,14 @@ class Cosine:
         return _bound(self.name, self, graph)
 
 
-def _bound(name: str, distance: Callable[[Params, Params], Array], graph: PermutationGraph) -> BoundObjective:
+def _bound(
+    name: str, distance: Callable[[Params, Params], Array], graph: PermutationGraph, least: float | None = None
+) -> BoundObjective:
     learned = graph.learned
 
     def value(a: Params, b: Params, sample: object) -> Array:
         return distance({n: a[n] for n in learned}, {n: b[n] for n in learned})
 
     return BoundObjective(
-        name, value, lambda rng: itertools.repeat(None), lambda: iter([(1.0, None)]), matches_weights=True
+        name, value, lambda rng: itertools.repeat(None), lambda: iter([(1.0, None)]), matches_weights=True, least=least
     )

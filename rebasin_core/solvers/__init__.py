@@ -2,8 +2,20 @@
 
 from rebasin_core.solvers.activation_matching import ActivationMatching
 from rebasin_core.solvers.base import HistoryEntry, Solution, Solver
+from rebasin_core.solvers.frank_wolfe import FrankWolfe
 from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.solvers.sinkhorn import Sinkhorn
+from rebasin_core.solvers.straight_through import StraightThrough
 from rebasin_core.solvers.weight_matching import WeightMatching
 
-__all__ = ["ActivationMatching", "HistoryEntry", "Sinkhorn", "Solution", "Solver", "WeightMatching", "as_solver"]
+__all__ = [
+    "ActivationMatching",
+    "FrankWolfe",
+    "HistoryEntry",
+    "Sinkhorn",
+    "Solution",
+    "Solver",
+    "StraightThrough",
+    "WeightMatching",
+    "as_solver",
+]

@@ -1,15 +1,17 @@
 """Activation matching: one linear assignment per group, on how alike the units behave (Git Re-Basin, section 3.1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rebasin_core.assignment import linear_assignment
-from rebasin_core.errors import SettingError
+from rebasin_core.backends.protocol import Array
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import progress_bar
 from rebasin_core.solvers.base import HistoryEntry, Solution
+from rebasin_core.solvers.fits import misfit
 
-__all__ = ["ActivationMatching"]
+__all__ = ["ActivationMatching", "assigned"]
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,21 @@ class ActivationMatching:
         """
         similarity = problem.objective.similarity
         if similarity is None:
-            raise SettingError(
-                f"ActivationMatching needs objectives.Activations(data); it cannot minimise "
-                f"{problem.objective.name!r}. Use solvers.Sinkhorn(), which minimises any differentiable objective"
-            )
-        plan = Plan.identity(problem.graph)
-        initial = problem.judge(plan)
-        backend = problem.backend
-        scores = similarity(problem.params_a, problem.params_b)
-        with progress_bar(len(scores), "activation matching", progress) as bar:
-            for group, matrix in scores.items():
-                plan = plan.replace(group, linear_assignment(backend.to_numpy(matrix).astype(float)))
-                bar.update()
+            raise misfit("ActivationMatching", "objectives.Activations(data)", problem.objective)
+        initial = problem.judge(Plan.identity(problem.graph))
+        plan = assigned(problem, similarity(problem.params_a, problem.params_b), progress)
         value = problem.judge(plan)
         if value > initial:
             plan, value = Plan.identity(problem.graph), initial
         history = (HistoryEntry(0, initial, initial, initial), HistoryEntry(1, value, value, value))
         return Solution(plan, value, history, True, "one assignment per group is exact")
+
+
+def assigned(problem: Problem, scores: Mapping[str, Array], progress: bool = False) -> Plan:
+    """Return the plan of one linear assignment per group that has scores; the other groups stay."""
+    plan = Plan.identity(problem.graph)
+    with progress_bar(len(scores), "activation matching", progress) as bar:
+        for group, matrix in scores.items():
+            plan = plan.replace(group, linear_assignment(problem.backend.to_numpy(matrix).astype(float)))
+            bar.update()
+    return plan

@@ -1,9 +1,8 @@
 """Gradient descent on the logits of a soft plan (the paper, section 3)."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from numbers import Real
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,22 @@ from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
 from rebasin_core.objectives.base import Sample
-from rebasin_core.objectives.weights import L2
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import Progress, progress_bar
-from rebasin_core.settings import at_least
-from rebasin_core.soft_plan import SoftPlan
-from rebasin_core.solvers.activation_matching import ActivationMatching
-from rebasin_core.solvers.base import HistoryEntry, Solution
-from rebasin_core.solvers.weight_matching import WeightMatching
+from rebasin_core.settings import at_least, not_negative, positive
+from rebasin_core.soft_plan import matrices_of
+from rebasin_core.solvers.base import Solution
+from rebasin_core.solvers.matched import see_matchings
+from rebasin_core.solvers.polish import polish
+from rebasin_core.solvers.search import OVER, Search
 
 __all__ = ["Sinkhorn"]
 
 INITS = ("weight_matching", "identity", "random")
+
+# Numbers that the parameters and the logits of all starts may have together, and the most starts, by default.
+ROOM_FOR_STARTS, MOST_STARTS = 2**17, 32
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Sinkhorn:
     The logits ``X`` of every group go through the Sinkhorn operator, ``P = S_tau(X)`` (Eq. 4, 5); B is re-based with
     the soft plan (Eq. 6), and Adam follows the implicit gradient of the objective with respect to the logits. After
     each step the hard plan ``S_0(X)``, a linear assignment on the logits, is judged on the objective's fixed
-    evaluation set. The best hard plan seen is returned; the identity and the plan of weight matching count as seen,
-    so that it is never worse than either.
+    evaluation set. Several starts descend side by side, in one vectorised call; at the end the best plans are polished
+    by a local search on the true objective, where that is affordable. The best hard plan seen is returned; the
+    identity and the plan of weight matching count as seen, so that it is never worse than either.
 
     Choose it when the objective is a loss, when the layers are narrow, or when weight matching gets stuck.
 
@@ -46,19 +49,30 @@ class Sinkhorn:
     num_iters : int, default 20
         Iterations of the operator.
     learning_rate : float, default 0.1
-        Step of Adam, in units of the logits; Adam divides by the size of the gradient, so that it does not depend on
-        the scale of the objective.
+        Step of Adam, in units of the logits. Adam divides by the size of the gradient, and the objective is divided by
+        that of its first gradient, so that neither the scale of the objective nor the width of the layers matters.
     max_steps : int, default 300
-        Gradient steps.
+        Gradient steps per round.
     patience : int, default 100
-        Stop after this many steps without a better hard plan.
+        End the round after this many steps without a better hard plan.
     init : {"weight_matching", "identity", "random"}, default "weight_matching"
-        Where the logits start.
+        The plan from which the first start sets out; the others set out from random logits. For a loss on the line,
+        where activations can be collected, "weight_matching" is the better one of weight and activation matching.
     init_scale : float, default 0.5
-        Height of the initial logits on the plan they start from, in units of tau; 0 starts from the uniform plan. A
-        soft start does better than a sharp one: it lets the first steps see all plans at once.
+        Height of the initial logits on the plan they start from, and deviation of the random ones, in units of tau; 0
+        starts from the uniform plan. A soft start does better than a sharp one: it lets the first steps see all plans
+        at once.
     num_rounds : int, default 3
         When the patience is spent, start again from the best plan so far; stop when a round finds nothing better.
+    num_starts : int, optional
+        Starts side by side, in one vectorised call where the framework has one. Default: 1 for large networks, up to
+        32 for tiny ones; 1 where several cost as much as one after the other (NumPy, and the eager steps of JAX and
+        TensorFlow).
+    final_tau : float, optional
+        Temperature that the steps of a round anneal to, geometrically; default: `tau`, no annealing.
+    max_swaps : int, optional
+        Hard plans that the final local search may judge; 0 leaves it out. Default: by the size of the network and of
+        the evaluation set, a few thousand for tiny networks, none for large ones.
 
     Raises
     ------
@@ -74,6 +88,9 @@ class Sinkhorn:
     init: str = "weight_matching"
     init_scale: float = 0.5
     num_rounds: int = 3
+    num_starts: int | None = None
+    final_tau: float | None = None
+    max_swaps: int | None = None
     name: str = "Sinkhorn"
 
     def __post_init__(self) -> None:
@@ -84,107 +101,124 @@ class Sinkhorn:
             patience=self.patience,
             num_rounds=self.num_rounds,
         )
-        for setting in ("tau", "learning_rate"):
-            value = getattr(self, setting)
-            if not (_is_number(value) and value > 0):
-                raise SettingError(f"expected {setting} as a positive number, got {value!r}")
-        if not (_is_number(self.init_scale) and self.init_scale >= 0):
-            raise SettingError(f"expected init_scale as a number of at least 0, got {self.init_scale!r}")
+        if self.num_starts is not None:
+            at_least(1, num_starts=self.num_starts)
+        if self.max_swaps is not None:
+            at_least(0, max_swaps=self.max_swaps)
+        positive(tau=self.tau, learning_rate=self.learning_rate)
+        if self.final_tau is not None:
+            positive(final_tau=self.final_tau)
+        not_negative(init_scale=self.init_scale)
         if self.init not in INITS:
             raise SettingError(f"expected init as one of {', '.join(map(repr, INITS))}, got {self.init!r}")
 
     def solve(self, problem: Problem, progress: bool = False) -> Solution:
         """Return the best hard plan seen."""
-        search = _Search(problem)
-        matched = WeightMatching().solve(replace(problem, objective=L2().on(problem.graph)), progress).plan
-        search.see(matched)
-        if problem.objective.similarity is not None:
-            search.see(ActivationMatching().solve(problem, progress).plan)
+        search = Search(problem)
+        matched = see_matchings(search, progress)
+        if not problem.graph.groups:
+            return search.solution(True, "there is nothing to permute")
+        if search.is_over:
+            return search.solution(True, OVER)
+        rng = problem.rng()
         start = {
             "weight_matching": lambda: matched,
             "identity": lambda: Plan.identity(problem.graph),
-            "random": lambda: Plan.random(problem.graph, problem.rng()),
+            "random": lambda: Plan.random(problem.graph, rng),
         }[self.init]()
-        if not problem.graph.groups:
-            return search.solution(True, "there is nothing to permute")
-        samples = problem.objective.stream(problem.rng())
+        samples = problem.objective.stream(rng)
         with progress_bar(self.max_steps * self.num_rounds, f"Sinkhorn, {problem.objective.name}", progress) as bar:
             for _ in range(self.num_rounds):
                 before = search.best
-                reason = self._descend(problem, start, samples, search, bar)
-                if search.best >= before:
+                reason = self._descend(problem, self._logits(problem, start, rng), samples, search, bar)
+                if search.best >= before or search.is_over:
                     break
                 start = search.plan
-        return search.solution(reason is not None, reason or f"reached max_steps={self.max_steps}")
+        polished = polish(search, self.max_swaps, progress)
+        stopped = reason or f"reached max_steps={self.max_steps}"
+        return search.solution(reason is not None, f"{stopped}; {polished}" if polished else stopped)
+
+    def _logits(self, problem: Problem, start: Plan, rng: np.random.Generator) -> dict[str, Array]:
+        """Initial logits per group, shape (starts, n, n) or (starts, parent, n, n); the first start from a plan."""
+        backend = problem.backend
+        like = problem.params_b[(problem.learned or list(problem.params_b))[0]]
+        count, height = self.num_starts or _affordable_starts(problem), self.init_scale * self.tau
+        logits = {}
+        for group, perm in start.items():
+            planned = height * np.eye(perm.shape[-1])[perm]
+            others = height * rng.standard_normal((count - 1, *planned.shape))
+            logits[group] = backend.asarray(np.concatenate([planned[None], others]), like=like)
+        return logits
 
     def _descend(
-        self, problem: Problem, start: Plan, samples: Iterator[Sample], search: "_Search", bar: Progress
+        self,
+        problem: Problem,
+        logits: dict[str, Array],
+        samples: Iterator[Sample],
+        search: Search,
+        bar: Progress,
     ) -> str | None:
-        """Run Adam from a plan; return why it stopped early, or None."""
-        backend, parents = problem.backend, problem.graph.parents
-        first = search.steps
+        """Run Adam on all starts; return why it stopped early, or None."""
+        backend, first = problem.backend, search.steps
+        count = len(next(iter(logits.values())))
+        every = _judging_interval(problem)
         stopped: list[str] = []
 
-        def value(logits: dict[str, Array], step: int) -> Array:
-            soft = SoftPlan.from_logits(logits, parents, self.tau, self.num_iters)
-            result = problem.soft_value(soft, next(samples))
-            if isinstance(result, (int, float, np.ndarray)):
-                raise SettingError(
-                    f"the objective {problem.objective.name!r} has no gradient: it returned a plain "
-                    f"{type(result).__name__}, which does not depend on the re-based weights. Compute with the "
-                    f"framework's functions (for NumPy arrays, autograd.numpy), and do not convert to a float"
-                )
-            return result
+        def value(x: dict[str, Array], step: int) -> Array:
+            matrices = matrices_of(x, self._tau(step), self.num_iters)
+            return backend.sum(search.population.soft_values(matrices, next(samples))) / count
 
-        def judge(step: int, soft_value: float, logits: dict[str, Array]) -> bool:
-            hard = Plan({g: linear_assignment(backend.to_numpy(x)) for g, x in logits.items()}, parents)
-            search.step(hard, soft_value)
-            bar.update(f"{soft_value:.4g}, best hard plan {search.best:.4g}")
-            if search.steps - max(search.last_improvement, first) >= self.patience:
+        def judge(step: int, scaled: float, x: dict[str, Array]) -> bool:
+            if step % every and step < self.max_steps - 1:
+                bar.update()
+                return False
+            perms = {g: linear_assignment(_flat(backend.to_numpy(values))) for g, values in x.items()}
+            shapes = {g: tuple(values.shape[:-1]) for g, values in x.items()}
+            rows = {g: perm.reshape(shapes[g]) for g, perm in perms.items()}
+            plans = [Plan({g: perm[i] for g, perm in rows.items()}, problem.graph.parents) for i in range(count)]
+            search.step_all(plans, scaled / scale)
+            bar.update(f"{scaled / scale:.4g}, best hard plan {search.best:.4g}")
+            if search.is_over:
+                stopped.append(OVER)
+            elif every * (search.steps - max(search.last_improvement, first)) >= self.patience:
                 stopped.append(f"no better hard plan in {self.patience} steps")
             return bool(stopped)
 
-        like = problem.params_b[(problem.learned or list(problem.params_b))[0]]
-        height = self.init_scale * self.tau
-        logits = {g: backend.asarray(height * np.eye(p.shape[-1])[p], like=like) for g, p in start.items()}
-        backend.adam(value, logits, self.learning_rate, self.max_steps, judge)
+        scale = _inverse_size(problem, value, logits)
+        backend.adam(lambda x, step: value(x, step) * scale, logits, self.learning_rate, self.max_steps, judge)
         return stopped[0] if stopped else None
 
+    def _tau(self, step: int) -> float:
+        done = step / max(1, self.max_steps - 1)
+        return float(self.tau * ((self.final_tau or self.tau) / self.tau) ** done)
 
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+def _inverse_size(problem: Problem, value: Callable[[dict[str, Array], int], Array], logits: dict[str, Array]) -> float:
+    """One over the root mean square of the first gradient, so that no gradient is small beside Adam's epsilon."""
+    _, gradient = problem.backend.value_and_grad(lambda x: value(x, 0), logits)
+    arrays = [problem.backend.to_numpy(g).astype(float) for g in gradient.values()]
+    size = math.sqrt(sum(float((g**2).sum()) for g in arrays) / sum(g.size for g in arrays))
+    return 1.0 / size if math.isfinite(size) and size > 0 else 1.0
 
 
-class _Search:
-    """The best hard plan seen so far; a plan seen before is not judged again."""
+def _judging_interval(problem: Problem) -> int:
+    """Steps between judged plans: judging goes through the whole evaluation set, a step through one sample of it.
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.values: dict[Plan, float] = {}
-        self.plan = Plan.identity(problem.graph)
-        self.best = math.inf
-        self.see(self.plan)
-        self.steps = 0
-        self.last_improvement = 0
-        self.history: list[HistoryEntry] = [HistoryEntry(0, self.best, self.best, self.best)]
+    Assigning takes n^3 at worst, a step n^2 per iteration, so that very wide layers are judged less often, too.
+    """
+    samples = sum(1 for _ in problem.objective.evaluation())
+    widest: int = max(problem.graph.groups.values())
+    return max(1, samples // 4, (widest // 512) * (widest // 512))
 
-    def see(self, plan: Plan) -> float:
-        """Judge a plan and remember it if it is the best."""
-        if plan not in self.values:
-            self.values[plan] = self.problem.judge(plan)
-            if self.values[plan] < self.best:
-                self.plan, self.best = plan, self.values[plan]
-        return self.values[plan]
 
-    def step(self, plan: Plan, soft_value: float) -> None:
-        """Judge the plan of one gradient step and write the step down."""
-        before = self.best
-        hard = self.see(plan)
-        self.steps += 1
-        if self.best < before:
-            self.last_improvement = self.steps
-        self.history.append(HistoryEntry(self.steps, soft_value, hard, self.best))
+def _affordable_starts(problem: Problem) -> int:
+    graph = problem.graph
+    if not problem.backend.vectorises:
+        return 1
+    size = sum(int(np.prod(problem.params_b[name].shape)) for name in problem.learned)
+    size += sum(perm.size * perm.shape[-1] for perm in Plan.identity(graph).values())
+    return min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, size)))
 
-    def solution(self, converged: bool, reason: str) -> Solution:
-        """Return the best plan."""
-        return Solution(self.plan, self.best, tuple(self.history), converged, reason)
+
+def _flat(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return scores.reshape(-1, *scores.shape[-2:])

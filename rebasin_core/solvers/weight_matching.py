@@ -1,7 +1,8 @@
 """Weight matching: coordinate descent over groups, a linear assignment each (Git Re-Basin, 2209.04836)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -9,15 +10,20 @@ import numpy as np
 from rebasin_core.actions import act, occurrence_pairs
 from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends.protocol import Backend
-from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.objectives.base import Params
+from rebasin_core.objectives.weights import inner_product
 from rebasin_core.plan import Plan
 from rebasin_core.precision import resolution, widened
 from rebasin_core.problem import Problem
 from rebasin_core.progress import progress_bar
+from rebasin_core.scalars import as_number
 from rebasin_core.settings import at_least
-from rebasin_core.solvers.base import HistoryEntry, Solution
+from rebasin_core.solvers.base import Solution
+from rebasin_core.solvers.first_guess import first_guess
+from rebasin_core.solvers.fits import misfit
+from rebasin_core.solvers.pair_swaps import helpful_swaps
+from rebasin_core.solvers.search import OVER, Search
 
 __all__ = ["WeightMatching", "descend"]
 
@@ -28,22 +34,42 @@ class WeightMatching:
 
     ``|A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>``, and the inner product is linear in one group's permutation when
     the others are held, so that a linear assignment finds the best one exactly. Sweeps over the groups in random
-    order go on until no group moves. The result is a local optimum: later starts set out from random plans, and the
-    best is returned.
+    order go on until no group moves. A group that stands twice in one parameter, such as the units of a recurrent
+    layer, makes it quadratic: there swaps of two units follow. The result is a local optimum of either move: several
+    starts are made, and the best is returned.
 
-    Choose it for wide networks: it needs no data, no gradient, and takes seconds.
+    The first start is `first_guess`, which takes the groups in the order of how certain they are and finds planted
+    permutations of deep residual networks, which the identity and random plans miss. The second is the identity, for
+    networks that lie close already; all others are random.
+
+    Choose it for wide networks: it needs no data, no gradient of yours, and takes seconds.
 
     Parameters
     ----------
     num_starts : int, default 3
-        How many starting plans; the first is the identity, the others are random.
+        How many starting plans.
     max_sweeps : int, default 100
         Sweeps over all groups, per start.
+
+    Raises
+    ------
+    SettingError
+        A setting is out of its range.
 
     References
     ----------
     .. [1] S. Ainsworth, J. Hayase, S. Srinivasa. Git Re-Basin: Merging Models modulo Permutation Symmetries. ICLR 2023,
        Algorithm 1.
+
+    Examples
+    --------
+    >>> import rebasin_core as rb
+    >>> rng = np.random.default_rng(0)
+    >>> a = {"w1": rng.normal(size=(8, 4)), "w2": rng.normal(size=(2, 8))}
+    >>> graph = rb.PermutationGraph.from_axes({"w1": "h .", "w2": ". h"}, a)
+    >>> b = rb.permute(a, rb.Plan.random(graph), graph)
+    >>> rb.align(a, b, graph=graph, solver=WeightMatching(), progress=False).objective
+    0.0
     """
 
     num_starts: int = 3
@@ -62,32 +88,31 @@ class WeightMatching:
             The objective is not a distance of weights.
         """
         if not problem.objective.matches_weights:
-            raise SettingError(
-                f"WeightMatching minimises a distance of weights, objectives.L2() or objectives.Cosine(); it cannot "
-                f"minimise {problem.objective.name!r}. Use solvers.Sinkhorn(), which minimises any differentiable "
-                f"objective"
-            )
-        rng = problem.rng()
-        best_plan = Plan.identity(problem.graph)
-        best = problem.judge(best_plan)
-        history = [HistoryEntry(0, best, best, best)]
+            needs = "a distance of weights, objectives.L2() or objectives.Cosine()"
+            raise misfit("WeightMatching", needs, problem.objective)
+        search, rng = Search(problem), problem.rng()
         unfinished = 0
         with progress_bar(None, "weight matching", progress) as bar:
             for start in range(self.num_starts):
-                plan = Plan.identity(problem.graph) if start == 0 else Plan.random(problem.graph, rng)
+                plan = _start(problem, start, rng)
                 sweeps = descend(problem.graph, problem.params_a, problem.params_b, plan, rng, problem.backend)
                 moved = False
                 for plan, moved in islice(sweeps, self.max_sweeps):  # noqa: B007, read behind the loop
-                    value = problem.judge(plan)
-                    if value < best:
-                        best_plan, best = plan, value
-                    history.append(HistoryEntry(len(history), value, value, best))
-                    bar.update(f"start {start + 1} of {self.num_starts}, {problem.objective.name} {best:.6g}")
+                    search.step(plan, search.see(plan))
+                    bar.update(f"start {start + 1} of {self.num_starts}, {problem.objective.name} {search.best:.6g}")
+                    if search.is_over:
+                        return search.solution(True, OVER)
                 unfinished += moved
-        reason = (
-            f"{unfinished} starts reached max_sweeps={self.max_sweeps}" if unfinished else "no group improves any more"
-        )
-        return Solution(best_plan, best, tuple(history), not unfinished, reason)
+        if unfinished:
+            reason = f"{unfinished} of {self.num_starts} starts reached max_sweeps={self.max_sweeps}"
+            return search.solution(False, reason)
+        return search.solution(True, "no group improves any more")
+
+
+def _start(problem: Problem, start: int, rng: np.random.Generator) -> Plan:
+    if start == 0:
+        return first_guess(problem.graph, problem.params_a, problem.params_b, problem.backend)
+    return Plan.identity(problem.graph) if start == 1 else Plan.random(problem.graph, rng)
 
 
 def descend(
@@ -95,14 +120,15 @@ def descend(
 ) -> Iterator[tuple[Plan, bool]]:
     """Improve a plan, sweep by sweep, until nothing changes; yield the plan after each and whether it changed.
 
-    The similarity ``<A, pi(B)>`` over the learned parameters never falls: a group that stands several times in one
-    parameter makes it quadratic, and there a step is taken only if it is measured to help. A group is looked at again
-    only after a group that shares a parameter with it has moved.
+    The similarity ``<A, pi(B)>`` over the learned parameters never falls. A group is looked at again only after a group
+    that shares a parameter with it has moved: until then, its assignment is still the best one. A group that stands
+    several times in one parameter makes the similarity quadratic: there an assignment is only a direction, taken if it
+    is measured to help, and swaps of two units follow where it does not.
     """
     touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
-    neighbours = {g: {h for name in names for h in graph.axes[name].groups} for g, names in touching.items()}
+    neighbours = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
     here = plan.apply(params_b, graph)
-    stale = set(graph.groups)
+    stale = {g for g in graph.groups if touching[g]}
     moved = True
     while moved:
         moved = False
@@ -110,48 +136,64 @@ def descend(
             if group not in stale:
                 continue
             stale.discard(group)
-            step = _best_step(graph, params_a, here, group, touching[group], backend)
-            if step is None:
-                continue
-            delta, arrays = step
-            plan = plan.compose(delta)
-            here.update(arrays)
-            stale |= neighbours[group]
-            moved = True
+            for perm, arrays in _steps(graph, params_a, here, group, touching[group], backend):
+                plan = plan.reorder(group, perm)
+                here.update(arrays)
+                stale |= neighbours[group]
+                moved = True
         yield plan, moved
 
 
-def _best_step(
+def _steps(
     graph: PermutationGraph, params_a: Params, here: Params, group: str, names: list[str], backend: Backend
-) -> tuple[Plan, Params] | None:
-    """Best reordering of one group of the parameters as they lie now, and those it moves; None if none helps."""
-    if not names:
-        return None
+) -> Iterator[tuple[np.ndarray, Params]]:
+    """Reorderings of one group that help, one after the other, each with the parameters it moves.
+
+    `here` holds the parameters as they lie, and is brought up to date by the caller after every step.
+    """
     fixed = {name: widened(backend, params_a[name]) for name in names}
-    moving = {name: widened(backend, here[name]) for name in names}
-    pairs = [
-        pair
-        for name in names
-        for pair in occurrence_pairs(backend, fixed[name], moving[name], graph.axes[name], graph.groups, group)
-    ]
-    similarity = sum(backend.matmul(a, backend.matrix_transpose(b)) for a, b in pairs)
-    scores = backend.to_numpy(similarity).astype(np.float64)
+    while True:
+        moving = {name: widened(backend, here[name]) for name in names}
+        pairs = [
+            pair
+            for name in names
+            for pair in occurrence_pairs(backend, fixed[name], moving[name], graph.axes[name], graph.groups, group)
+        ]
+        similarity = sum(backend.matmul(a, backend.matrix_transpose(b)) for a, b in pairs)
+        scores = backend.to_numpy(similarity).astype(np.float64)
+        # What rounding alone may do to a sum of this many products of this size.
+        noise = resolution(backend.dtype(similarity)) * float(np.abs(scores).sum(axis=-1).max())
+        quadratic = len(pairs) > len(names)
+        swaps = partial(helpful_swaps, backend, scores, fixed, moving, graph, group)
+        before = _inner(fixed, moving) if quadratic else 0.0
+        for perm in _proposals(scores, noise, swaps if quadratic and group not in graph.parents else None):
+            action = {group: backend.asarray(perm, like=here[names[0]], dtype="int64")}
+            arrays = {name: act(backend, here[name], graph.axes[name], graph.groups, action) for name in names}
+            if not quadratic or _inner(fixed, arrays) - before > noise:
+                yield perm, arrays
+                break
+        else:
+            return
+        if not quadratic:
+            return
+
+
+def _proposals(
+    scores: np.ndarray, noise: float, swaps: Callable[[], list[tuple[int, int]]] | None
+) -> Iterator[np.ndarray]:
+    """Orders of one group that promise to help: the best assignment; where that may fail, swaps, ever fewer at once."""
     perm = linear_assignment(scores)
-    # What rounding alone may do to a sum of this many products of this size.
-    noise = resolution(backend.dtype(similarity)) * float(np.abs(scores).sum(axis=-1).max())
     gain = np.take_along_axis(scores, perm[..., None], axis=-1).sum() - np.trace(scores, axis1=-2, axis2=-1).sum()
-    if gain <= noise:
-        return None
-    delta = Plan.identity(graph).replace(group, perm)
-    action = {group: backend.asarray(perm, like=here[names[0]], dtype="int64")}
-    arrays = {name: act(backend, here[name], graph.axes[name], graph.groups, action) for name in names}
-    if len(pairs) > len(names):
-        before = sum(_inner(backend, fixed[name], moving[name]) for name in names)
-        after = sum(_inner(backend, fixed[name], widened(backend, arrays[name])) for name in names)
-        if after - before <= noise:
-            return None
-    return delta, arrays
+    if gain > noise:
+        yield perm
+    chosen = swaps() if swaps else []
+    while chosen:
+        perm = np.arange(len(scores))
+        first, second = np.transpose(chosen)
+        perm[first], perm[second] = second, first
+        yield perm
+        chosen = chosen[: len(chosen) // 2]
 
 
-def _inner(backend: Backend, a: object, b: object) -> float:
-    return float(backend.to_numpy(backend.sum(a * b)))  # type: ignore[operator]
+def _inner(a: Params, b: Params) -> float:
+    return as_number(inner_product(a, b), "an inner product")

@@ -52,6 +52,11 @@ OPERATIONS = {
     ),
     "matmul": (lambda x: B.matmul(SQUARE.astype(B.dtype(x)), x), X, lambda x: SQUARE @ x),
     "matmul broadcast": (lambda x: B.matmul(SQUARE.astype(B.dtype(x)), x), Y, lambda x: SQUARE @ x),
+    "vmap": (
+        lambda x: B.vmap(lambda row: B.sum(row["x"] * row["y"] ** 2, axis=-1), {"x": x, "y": X.astype(B.dtype(x))}),
+        X,
+        lambda x: (x * X**2).sum(-1),
+    ),
     "cholesky_solve": (
         lambda x: B.cholesky_solve(DEFINITE.astype(B.dtype(x)), x),
         RIGHT,

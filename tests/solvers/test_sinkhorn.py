@@ -11,7 +11,7 @@ from rebasin_core.models import open_model
 from rebasin_core.objectives import as_objective
 from rebasin_core.problem import Problem
 
-QUICK = {"max_steps": 15, "num_rounds": 1}
+QUICK = {"max_steps": 15, "num_rounds": 1, "max_swaps": 0}
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def test_never_worse_than_the_identity_or_weight_matching(net, mse, kind, init, 
     assert_allclose(solution.value, problem.judge(solution.plan), rtol=1e-12)
     bests = [entry.best for entry in solution.history]
     assert bests == sorted(bests, reverse=True)
-    assert len(bests) == 16
+    # Every step is judged, but of the random points, whose evaluation set is ten samples, every other one.
+    assert len(bests) == (9 if kind == "random point" else 16)
 
 
 @pytest.mark.parametrize("kind", ["L2", "random point"])
@@ -82,11 +83,7 @@ def test_the_descent_alone_recovers_a_planted_permutation(net, monkeypatch):
     """Without weight matching's plan to fall back on."""
     from rebasin_core.solvers import sinkhorn as module
 
-    class Nothing:
-        def solve(self, problem, progress):
-            return module.Solution(rb.Plan.identity(problem.graph), 0.0, (), True, "")
-
-    monkeypatch.setattr(module, "WeightMatching", Nothing)
+    monkeypatch.setattr(module, "see_matchings", lambda search, progress: rb.Plan.identity(search.problem.graph))
     a = net.params(1)
     plan = rb.Plan.random(net.graph(), 1)
     problem = task(net, rb.objectives.L2(), 0, a, rb.permute(a, plan, net.graph()))
@@ -136,13 +133,74 @@ def test_an_integer_parameter_may_stand_first():
 
 def test_patience_and_steps_are_kept_and_told(net):
     problem = task(net, rb.objectives.L2())
-    patient = rb.solvers.Sinkhorn(patience=4, num_rounds=1).solve(problem)
+    patient = rb.solvers.Sinkhorn(patience=4, num_rounds=1, max_swaps=0).solve(problem)
     assert patient.converged
     assert "no better hard plan in 4 steps" in patient.stop_reason
-    hurried = rb.solvers.Sinkhorn(max_steps=3, num_rounds=1).solve(problem)
+    hurried = rb.solvers.Sinkhorn(max_steps=3, num_rounds=1, max_swaps=0).solve(problem)
     assert not hurried.converged
     assert "max_steps=3" in hurried.stop_reason
     assert len(hurried.history) == 4
+
+
+def test_starts_side_by_side_are_no_worse_than_the_first_alone(net, mse):
+    problem = task(net, rb.objectives.RandomPoint(mse, net.data()))
+    one, four = (rb.solvers.Sinkhorn(num_starts=n, **QUICK).solve(problem) for n in (1, 4))
+    assert four.value <= one.value
+    assert len(four.history) == len(one.history)
+
+
+def test_the_scale_of_the_objective_does_not_matter(net, mse):
+    """Down to gradients that are tiny beside the epsilon that Adam adds to them."""
+    plain, tiny = (
+        rb.solvers.Sinkhorn(**QUICK).solve(task(net, lambda a, b, c=c: c * largest_gap(a, b))) for c in (1.0, 1e-12)
+    )
+    assert plain.plan == tiny.plan
+    assert_allclose([1e12 * e.hard for e in tiny.history], [e.hard for e in plain.history], rtol=1e-6)
+
+
+def test_annealing_ends_at_the_final_temperature(net, monkeypatch):
+    from rebasin_core.solvers import sinkhorn as module
+
+    seen = []
+    original = module.matrices_of
+
+    def spy(logits, tau, num_iters):
+        seen.append(tau)
+        return original(logits, tau, num_iters)
+
+    monkeypatch.setattr(module, "matrices_of", spy)
+    rb.solvers.Sinkhorn(tau=2.0, final_tau=0.5, **QUICK).solve(task(net, rb.objectives.L2()))
+    steps = seen[1:]  # the first call measures the gradient
+    assert_allclose([steps[0], steps[-1]], [2.0, 0.5])
+    ratios = np.array(steps[1:]) / np.array(steps[:-1])
+    assert_allclose(ratios, ratios[0])
+
+
+def test_a_search_is_over_when_nothing_can_be_better(net):
+    a = net.params(1)
+    plan = rb.Plan.random(net.graph(), 1)
+    solution = rb.solvers.Sinkhorn().solve(task(net, rb.objectives.L2(), 0, a, rb.permute(a, plan, net.graph())))
+    assert solution.value == 0.0
+    assert solution.converged
+    assert "cannot be lower" in solution.stop_reason
+    assert len(solution.history) < 20
+
+
+def test_where_the_evaluation_is_long_not_every_step_is_judged(net, mse):
+    batches = [net.data(4, seed=n) for n in range(8)]
+    problem = task(net, rb.objectives.RandomPoint(mse, batches))
+    solution = rb.solvers.Sinkhorn(max_steps=21, num_rounds=1, max_swaps=0).solve(problem)
+    assert len(solution.history) == 1 + 3  # steps 0, 10 and 20 of forty samples in the evaluation set
+
+
+def test_polishing_is_told_and_written_down(net, mse):
+    problem = task(net, rb.objectives.RandomPoint(mse, net.data()))
+    plain = rb.solvers.Sinkhorn(**QUICK).solve(problem)
+    polished = rb.solvers.Sinkhorn(**{**QUICK, "max_swaps": 500}).solve(problem)
+    assert polished.value <= plain.value
+    assert "swaps of two units" in polished.stop_reason
+    bests = [entry.best for entry in polished.history]
+    assert bests == sorted(bests, reverse=True)
 
 
 def test_nothing_to_permute(mlp):
@@ -161,6 +219,9 @@ def test_nothing_to_permute(mlp):
             for name in ("num_iters", "max_steps", "patience", "num_rounds")
             for bad in (0, -1, 1.5, "3", True)
         ),
+        *(("num_starts", bad) for bad in (0, -1, 1.5, "3", True)),
+        *(("max_swaps", bad) for bad in (-1, 1.5, "3", True)),
+        *(("final_tau", bad) for bad in (0, -1.0, np.nan, "1", True)),
         *((name, bad) for name in ("tau", "learning_rate") for bad in (0, -1.0, np.nan, np.inf, "1", None, True)),
         *(("init_scale", bad) for bad in (-0.1, np.nan, np.inf, "1", None)),
         *(("init", bad) for bad in ("zeros", None, 0)),

@@ -44,6 +44,23 @@ def test_every_objective_with_the_sinkhorn_solver(task, models, name):
     assert set(result.graph.groups) == {"dense", "dense_1"}
 
 
+SOLVERS = [
+    rb.solvers.FrankWolfe(num_starts=1, max_steps=4, max_swaps=0),
+    rb.solvers.StraightThrough(max_steps=4),
+]
+
+
+@pytest.mark.parametrize("name", ["L2", "midpoint", "random point"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver.name)
+def test_the_other_solvers_that_follow_a_gradient(task, models, name, solver):
+    record = models.Record(task.a, task.b)
+    result = rb.align(task.a, task.b, objective=OBJECTIVES[name](task.x, task.y), solver=solver, progress=False)
+    record.check()
+    assert result.objective <= result.initial_objective
+    assert_allclose(predict(result.model, task.x), predict(task.b, task.x), atol=1e-5)
+    assert len(result.history) > 3
+
+
 def test_weight_matching_finds_a_permutation_again(task):
     graph = rb.permutation_graph(task.a)
     shuffled = rb.permute(task.a, rb.Plan.random(graph, seed=3), graph)

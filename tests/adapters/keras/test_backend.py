@@ -68,6 +68,11 @@ OPERATIONS = {
     ),
     "matmul": (lambda B, x, a: B.matmul(a(SQUARE, x), x), X, lambda x: SQUARE @ x),
     "matmul broadcast": (lambda B, x, a: B.matmul(a(SQUARE, x), x), Y, lambda x: SQUARE @ x),
+    "vmap": (
+        lambda B, x, a: B.vmap(lambda row: B.sum(row["x"] * row["y"] ** 2, axis=-1), {"x": x, "y": a(X, x)}),
+        X,
+        lambda x: (x * X**2).sum(-1),
+    ),
     "cholesky_solve": (
         lambda B, x, a: B.cholesky_solve(a(DEFINITE, x), x),
         RIGHT,

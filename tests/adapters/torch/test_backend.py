@@ -46,6 +46,10 @@ OPERATIONS = {
     "take_along_axis": (lambda B, x, c: B.take_along_axis(x, B.asarray(INDICES, like=x, dtype="int64"), axis=-1), X),
     "matmul": (lambda B, x, c: B.matmul(c(SQUARE), x), X),
     "matmul broadcast": (lambda B, x, c: B.matmul(c(SQUARE), x), Y),
+    "vmap": (
+        lambda B, x, c: B.vmap(lambda row: B.sum(row["x"] * row["y"] ** 2, axis=-1), {"x": x, "y": c(X)}),
+        X,
+    ),
     "cholesky_solve": (lambda B, x, c: B.cholesky_solve(c(DEFINITE), x), RIGHT),
     "cholesky_solve in the matrix": (
         lambda B, x, c: B.cholesky_solve(B.matmul(x, B.matrix_transpose(x)) + c(3.0 * np.eye(3)), c(RIGHT)),

@@ -1,0 +1,112 @@
+"""The paper's experiments run from end to end, at their quickest, on pictures that only look like the real ones."""
+
+import concurrent.futures
+import importlib
+import io
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "examples" / "paper"
+SHARED = ("tasks", "networks", "training", "methods", "running", "table2")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def call(script, *arguments):
+        for name in SHARED:
+            sys.modules.pop(name, None)
+        monkeypatch.setattr(sys, "argv", [script, "--quick", *arguments])
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield call
+    for name in SHARED:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path):
+    """A few hundred pictures in the files of the experiments: classes are stripes."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    digits, photographs = {}, {}
+    for part, n in (("train", 1500), ("test", 600)):
+        y = rng.integers(0, 10, n).astype(np.uint8)
+        x = rng.integers(0, 90, (n, 28, 28))
+        x[np.arange(n), 2 * y, :] += 150
+        digits |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
+        colours = rng.integers(0, 90, (n, 32, 32, 3))
+        colours[np.arange(n), 3 * y, :] += 150
+        files = []
+        for picture in colours.astype(np.uint8):
+            file = io.BytesIO()
+            image.fromarray(picture).save(file, "jpeg")
+            files.append(file.getvalue())
+        photographs |= {
+            f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8),
+            f"offset_{part}": np.cumsum([0, *map(len, files)]),
+            f"y_{part}": y,
+        }
+    np.savez(tmp_path / "mnist.npz", **digits)
+    np.savez(tmp_path / "cifar10_jpeg.npz", **photographs)
+    monkeypatch.setenv("REBASIN_DATA", str(tmp_path))
+
+
+def rows(text):
+    """Cells of the table that was printed, by the first one."""
+    lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines[2:]}
+
+
+def test_table_1_finds_every_permutation(run, tmp_path):
+    out = run("table1.py")
+    assert "Sinkhorn, L2 exact in 9 of 9" in out
+    assert (tmp_path / "results" / "table1.png").stat().st_size > 3000
+
+
+def test_table_2_on_a_polynomial(run, tmp_path):
+    found = rows(run("table2.py", "--tasks", "third"))
+    assert list(found) == ["naive", "WM", "C_L2", "STE", "C_Mid", "C_Rnd"]
+    barrier = {name: float(cells[1].split()[0]) for name, cells in found.items()}
+    assert barrier["C_Rnd"] <= barrier["naive"]
+    assert (tmp_path / "results" / "table2-third.md").exists()
+
+
+def test_table_2_on_pictures(run, data, tmp_path):
+    found = rows(run("table2.py", "--tasks", "mnist", "--cache", "kept"))
+    assert {len(cells) for cells in found.values()} == {6}
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_convolutions(run, data):
+    found = rows(run("convolutions.py"))
+    assert list(found) == ["naive", "WM", "activation matching", "C_L2", "C_Rnd"]
+
+
+def test_figures_1_3_and_4(run, tmp_path):
+    assert "picture" in run("figure1.py")
+    assert "'Sinkhorn, L2': 0}" in run("figure3.py")
+    assert "picture" in run("figure4.py", "--tasks", "first")
+    assert len(list((tmp_path / "results").glob("*.png"))) == 3
+
+
+def test_planted_permutations(run):
+    found = run("planted.py", "--solvers", "WeightMatching", "FrankWolfe")
+    assert found.count("1 of 1") == 4
+
+
+def test_any_executor_runs_the_pairs(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    running = importlib.import_module("running")
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        assert running.parallel(abs, [-3, 2, -1], executor=executor) == [3, 2, 1]
+    assert running.parallel(abs, [-3, 2, -1], workers=2) == running.parallel(abs, [-3, 2, -1]) == [3, 2, 1]
