@@ -41,10 +41,10 @@ def linear_assignment(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     times, a hundredth of a second more, where a permutation stands out clearly.
 
     Other libraries were measured by ``examples/benchmarks/assignment.py`` (256 to 4096 units, one core). Against SciPy
-    alone, `lap` and `lapx` take 0.1 to 0.4 times as long where a permutation stands out, and 0.8 to 2 times on random
-    scores; `lapjv` 0.2 to 1.3 times; `fastlap` 0.4 to 5 times. All assignments together are a tenth or less of the time
-    of weight matching at these widths, beside the matrix products that the scores come from: none of the libraries is
-    worth a dependency.
+    alone, `lap` and `lapx` take 0.06 to 0.5 times as long where a permutation stands out, and 0.8 to 2 times on random
+    scores; `lapjv` 0.2 to 1.3 times; `fastlap` 0.4 to 5 times. With SciPy, all assignments are a twentieth to a sixth
+    of the time of weight matching at 512 and 1024 units, beside the matrix products that the scores come from: none of
+    the libraries is worth a dependency.
 
     Examples
     --------

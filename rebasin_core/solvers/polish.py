@@ -21,9 +21,9 @@ __all__ = ["Pair", "pairs", "polish", "promising_pairs", "swapped"]
 Pair: TypeAlias = tuple[str, tuple[int, ...], int, int]
 """A group, the place of its parent (empty without one), and two places of its permutation."""
 
-# Products of weights and inputs that the search may spend by default, half a minute on one core, and plans it may
+# Products of weights and inputs that the search may spend by default, a minute on one core, and plans it may
 # judge: many at once, and where the framework computes one after the other.
-WORK, MOST_SWAPS, MOST_SWAPS_IN_A_LOOP = 2**38, 20_000, 256
+WORK, MOST_SWAPS, MOST_SWAPS_IN_A_LOOP = 2**39, 20_000, 256
 # From how many of the best plans seen a search sets out at most: by swaps, and by assignments.
 MOST_STARTS, MOST_DESCENTS = 32, 4
 # Swaps judged in a round where there are too many to judge all, and the rounds that must be affordable to begin.

@@ -217,7 +217,7 @@ def _affordable_starts(problem: Problem) -> int:
         return 1
     size = sum(int(np.prod(problem.params_b[name].shape)) for name in problem.learned)
     size += sum(perm.size * perm.shape[-1] for perm in Plan.identity(graph).values())
-    return min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, size)))
+    return int(min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, size))))
 
 
 def _flat(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -63,14 +63,18 @@ def find(make, settings, example=()):
     return list(result.plan.values()), result.objective, curve
 
 
-SOLVERS = {"weight matching": rb.solvers.WeightMatching(), "Sinkhorn": rb.solvers.Sinkhorn(max_steps=25, num_rounds=1)}
+SOLVERS = {
+    "weight matching": rb.solvers.WeightMatching(),
+    # How many starts there are by default depends on what costs the framework little.
+    "Sinkhorn": rb.solvers.Sinkhorn(max_steps=25, num_rounds=1, num_starts=1),
+}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_plan_and_barrier_are_the_same(solver):
     settings = {"solver": SOLVERS[solver], "seed": 0}
     plans, objective, curve = find(in_keras, settings)
-    assert curve.barrier > 1e-3
+    assert np.ptp(curve.losses) > 1e-3
     for make, example in ((in_sklearn, ()), (in_torch, (torch.zeros(1, WIDTHS[0]),))):
         other_plans, other_objective, other = find(make, settings, example)
         for plan, other_plan in zip(plans, other_plans, strict=True):
