@@ -1,6 +1,6 @@
 """A local search over hard plans, on the true objective: the last percent that a relaxation leaves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, islice
 from typing import TypeAlias
 
@@ -76,11 +76,11 @@ def polish(search: Search, max_swaps: int | None, progress: bool) -> str:
 
 
 def affordable_swaps(problem: Problem) -> int:
-    """How many plans may be judged for `WORK`: parameters times samples of the evaluation set, each."""
+    """How many plans may be judged for `WORK`: parameters times the places where the evaluation set uses each."""
     size = sum(int(np.prod(problem.params_b[name].shape)) for name in problem.learned)
-    samples = sum(_samples(sample) for _, sample in problem.objective.evaluation())
+    uses = sum(_uses(problem, sample) for _, sample in problem.objective.evaluation())
     most = MOST_SWAPS if problem.backend.vectorises else MOST_SWAPS_IN_A_LOOP
-    return min(most, WORK // max(1, size * samples))
+    return int(min(most, WORK // max(1, size * uses)))
 
 
 def pairs(plan: Plan) -> Iterator[Pair]:
@@ -122,14 +122,27 @@ def swapped(plan: Plan, pairs: list[Pair]) -> Plan:
     return Plan(perms, plan.parents)
 
 
-def _samples(sample: object) -> int:
-    """Inputs in one sample of an objective: of a batch, of a batch and a place; 1 for an objective without data."""
-    while isinstance(sample, tuple) and sample and isinstance(sample[0], tuple):
+def _uses(problem: Problem, sample: object) -> int:
+    """How often one sample of an objective uses a weight: once per input and, in images and sequences, per place.
+
+    How many places there are is not asked of the network: at most as many as the inputs have entries per channel, which
+    are counted as the shortest axis; a vector of numbers is one place, a vector of indices as many as it is long.
+    """
+    while isinstance(sample, tuple) and sample and isinstance(sample[0], tuple):  # a batch and a place on the line
         sample = sample[0]
-    try:
-        return batch_size(sample) if isinstance(sample, tuple) else 1
-    except (TypeError, DataError):
+    if not isinstance(sample, tuple):
         return 1
+    try:
+        inputs, count = sample[0], batch_size(sample)
+    except (TypeError, DataError, IndexError):
+        return 1
+    while isinstance(inputs, (tuple, list, Mapping)) and inputs:
+        inputs = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0]
+    axes = tuple(getattr(inputs, "shape", ()))[1:]
+    if len(axes) > 1:
+        return count * int(np.prod(axes)) // max(1, min(axes))
+    indices = bool(axes) and "float" not in str(inputs.dtype)
+    return count * (int(axes[0]) if indices else 1)
 
 
 def _assign(search: Search, plan: Plan) -> None:

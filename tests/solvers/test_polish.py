@@ -93,6 +93,27 @@ def test_large_networks_and_long_evaluations_are_not_polished_by_default(net, ml
     assert polish(Search(problem), None, False) == ""
 
 
+@pytest.mark.parametrize(
+    ("inputs", "uses"),
+    [
+        (np.zeros((5, 784)), 5),
+        (np.zeros((5, 3, 32, 32)), 5 * 1024),
+        (np.zeros((5, 32, 32, 3)), 5 * 1024),
+        (np.zeros((5, 128), dtype=int), 5 * 128),
+        ({"ids": np.zeros((5, 7), dtype=int)}, 5 * 7),
+        (np.zeros(5), 5),
+    ],
+)
+def test_weights_that_are_used_at_many_places_cost_more(net, task, inputs, uses, monkeypatch):
+    """Deterministic, unlike a measured time; a kernel is charged once per place of the image."""
+    from rebasin_core.solvers import polish as module
+
+    monkeypatch.setattr(module, "MOST_SWAPS_IN_A_LOOP", 10**12)
+    problem = task(net, rb.objectives.Custom(lambda a, b, batch: (a["w0"] ** 2).sum(), [(inputs, np.zeros(5))]))
+    size = sum(x.size for x in problem.params_b.values())
+    assert affordable_swaps(problem) == 2**39 // ((size - 2) * uses)  # the last bias moves with no group
+
+
 def test_swaps_of_a_local_group_stay_within_their_place():
     rng = np.random.default_rng(0)
     a = {"v": rng.normal(size=(6, 3)), "h": rng.normal(size=2)}
