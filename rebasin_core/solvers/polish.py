@@ -140,7 +140,7 @@ def _uses(problem: Problem, sample: object) -> int:
         inputs = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0]
     axes = tuple(getattr(inputs, "shape", ()))[1:]
     if len(axes) > 1:
-        return count * int(np.prod(axes)) // max(1, min(axes))
+        return int(count * np.prod(axes) // max(1, min(axes)))
     indices = bool(axes) and "float" not in str(inputs.dtype)
     return count * (int(axes[0]) if indices else 1)
 
