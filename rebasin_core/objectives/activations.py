@@ -9,7 +9,7 @@ from rebasin_core.data import as_batches, batch_size
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
-from rebasin_core.objectives.base import BoundObjective, Params, Sample
+from rebasin_core.objectives.base import BoundObjective, Params, Sample, Similarity
 from rebasin_core.precision import widened
 from rebasin_core.settings import at_least
 
@@ -77,12 +77,17 @@ class Activations:
 
         return BoundObjective(self.name, value, batches.shuffled, evaluation, similarity=similarity)
 
-    def hint(self, model: Model, graph: PermutationGraph) -> Callable[[Params, Params], Mapping[str, Array]] | None:
-        """Return the similarity for objectives that start from it; None where activations cannot be collected."""
-        try:
-            return self.bind(model, graph).similarity
-        except UnsupportedModelError:
-            return None
+    def hint(self, model: Model, graph: PermutationGraph) -> Similarity:
+        """Return the similarity for objectives that start from it; it has no group where none can be collected."""
+
+        def similarity(a: Params, b: Params) -> Mapping[str, Array]:
+            try:
+                found = self.bind(model, graph).similarity
+            except UnsupportedModelError:
+                return {}
+            return {} if found is None else found(a, b)
+
+        return similarity
 
     def collector(self, model: Model, graph: PermutationGraph) -> Collect:
         """Ask the adapter for the function that collects activations."""

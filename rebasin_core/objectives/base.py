@@ -15,10 +15,12 @@ from rebasin_core.backends.protocol import Array
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 
-__all__ = ["BoundObjective", "Objective", "Params", "Sample"]
+__all__ = ["BoundObjective", "Objective", "Params", "Sample", "Similarity"]
 
 Params: TypeAlias = dict[str, Array]
 Sample: TypeAlias = Any
+Similarity: TypeAlias = Callable[[Params, Params], Mapping[str, Array]]
+"""Per group, how alike every unit of A is to every unit of B."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class BoundObjective:
     stream: Callable[[np.random.Generator], Iterator[Sample]]
     evaluation: Callable[[], Iterator[tuple[float, Sample]]]
     matches_weights: bool = False
-    similarity: Callable[[Params, Params], Mapping[str, Array]] | None = None
-    hint: Callable[[Params, Params], Mapping[str, Array]] | None = None
+    similarity: Similarity | None = None
+    hint: Similarity | None = None
     least: float | None = None
 
 

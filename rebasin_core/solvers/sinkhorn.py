@@ -126,7 +126,7 @@ class Sinkhorn:
             "identity": lambda: Plan.identity(problem.graph),
             "random": lambda: Plan.random(problem.graph, rng),
         }[self.init]()
-        samples = problem.objective.stream(rng)
+        samples = problem.objective.stream(problem.rng())
         with progress_bar(self.max_steps * self.num_rounds, f"Sinkhorn, {problem.objective.name}", progress) as bar:
             for _ in range(self.num_rounds):
                 before = search.best
