@@ -16,6 +16,7 @@ def see_matchings(search: Search, progress: bool = False) -> Plan:
     problem = search.problem
     plans = [WeightMatching().solve(replace(problem, objective=L2().on(problem.graph)), progress).plan]
     similarity = problem.objective.similarity or problem.objective.hint
-    if similarity is not None:
-        plans.append(assigned(problem, similarity(problem.params_a, problem.params_b)))
+    scores = {} if similarity is None else similarity(problem.params_a, problem.params_b)
+    if scores:
+        plans.append(assigned(problem, scores))
     return min(plans, key=search.see)
