@@ -50,7 +50,7 @@ def trained(job: Job, task: Task, index: int) -> nn.Module:
     torch.manual_seed(seed)
     model = ResNet20(int(job.width)) if job.network == "resnet20" else vgg11(job.width)
     file = job.cache and job.cache / f"{job.network}-{job.width:g}-{job.epochs}-{seed}.pt"
-    return cached(file, model, lambda m: train_images(m, task, seed, job.epochs, rate=0.1, momentum=True))
+    return cached(file, model, lambda m: train_images(m, task, seed, job.epochs, rate=3e-3))
 
 
 def rebase(name: str, job: Job, task: Task, a: nn.Module, b: nn.Module) -> tuple[nn.Module, str]:

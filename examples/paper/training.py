@@ -29,9 +29,8 @@ def train_images(
     epochs: int,
     rate: float = 1e-3,
     batch_size: int = 128,
-    momentum: bool = False,
 ) -> nn.Module:
-    """Train a classifier of images: AdamW, or with `momentum` SGD, under a one-cycle schedule.
+    """Train a classifier of images: AdamW under a one-cycle schedule.
 
     Convolutional networks compute in bfloat16 and channels last, which on a CPU takes a third of the time; the weights
     stay float32. Images are flipped and shifted where the task says so.
@@ -40,11 +39,7 @@ def train_images(
     x, y = task.train
     convolutional = x.ndim == 4
     steps = epochs * (len(x) // batch_size)
-    parameters = model.parameters()
-    if momentum:
-        optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, rate, 0.9, weight_decay=5e-4, nesterov=True)
-    else:
-        optimiser = torch.optim.AdamW(parameters, rate)
+    optimiser = torch.optim.AdamW(model.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     layout = torch.channels_last if convolutional else torch.contiguous_format
     model.train().to(memory_format=layout)
