@@ -62,6 +62,16 @@ class Problem:
         """Names of the learned parameters that the plan moves."""
         return [name for name in self.graph.learned if self.graph.axes[name].groups]
 
+    @property
+    def size(self) -> int:
+        """How many numbers the learned parameters hold that the plan moves."""
+        return sum(math.prod(self.params_b[name].shape) for name in self.learned)
+
+    @property
+    def like(self) -> Array:
+        """A parameter that moves, whose dtype and device a plan's matrices have; any, where none moves."""
+        return self.params_b[(self.learned or list(self.params_b))[0]]
+
     def judge(self, plan: Plan) -> float:
         """Objective of a hard plan, the mean over the fixed evaluation set.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import rebasin_core as rb
 
-__all__ = ["METHODS", "Method", "batches", "by_name", "objective", "rebased"]
+__all__ = ["METHODS", "Method", "batches", "objective", "rebased"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ METHODS = (
     Method("C_Mid", "midpoint", rb.solvers.Sinkhorn(), "#ff7f0e"),
     Method("C_Rnd", "random point", rb.solvers.Sinkhorn(), "#2ca02c"),
 )
-
-
-def by_name(names: tuple[str, ...]) -> list[Method]:
-    """Return the methods of these names."""
-    return [method for method in METHODS if method.name in names]
 
 
 def batches(data: tuple[Tensor, Tensor], size: int, count: int | None = None) -> list[tuple[Tensor, Tensor]]:

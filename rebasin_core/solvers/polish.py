@@ -77,10 +77,9 @@ def polish(search: Search, max_swaps: int | None, progress: bool) -> str:
 
 def affordable_swaps(problem: Problem) -> int:
     """How many plans may be judged for `WORK`: parameters times the places where the evaluation set uses each."""
-    size = sum(int(np.prod(problem.params_b[name].shape)) for name in problem.learned)
-    uses = sum(_uses(problem, sample) for _, sample in problem.objective.evaluation())
+    uses = sum(_uses(sample) for _, sample in problem.objective.evaluation())
     most = MOST_SWAPS if problem.backend.vectorises else MOST_SWAPS_IN_A_LOOP
-    return int(min(most, WORK // max(1, size * uses)))
+    return int(min(most, WORK // max(1, problem.size * uses)))
 
 
 def pairs(plan: Plan) -> Iterator[Pair]:
@@ -122,7 +121,7 @@ def swapped(plan: Plan, pairs: list[Pair]) -> Plan:
     return Plan(perms, plan.parents)
 
 
-def _uses(problem: Problem, sample: object) -> int:
+def _uses(sample: object) -> int:
     """How often one sample of an objective uses a weight: once per input and, in images and sequences, per place.
 
     How many places there are is not asked of the network: at most as many as the inputs have entries per channel, which

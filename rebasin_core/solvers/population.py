@@ -28,7 +28,6 @@ class Population:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.vectorised = True
-        self._size = sum(int(np.prod(problem.params_b[name].shape)) for name in problem.params_b) or 1
 
     def soft_values(self, matrices: Mapping[str, Array], sample: Sample) -> Array:
         """Objective of every soft plan on one sample, shape (plans,); differentiable in the matrices.
@@ -50,7 +49,7 @@ class Population:
 
     def judge(self, plans: Sequence[Plan]) -> list[float]:
         """Objective of every hard plan on the fixed evaluation set, as `Problem.judge` computes it, to rounding."""
-        at_once = max(1, ROOM // self._size)
+        at_once = max(1, ROOM // max(1, self.problem.size))
         values: list[float] = []
         for start in range(0, len(plans), at_once):
             values += self._judge(plans[start : start + at_once])
@@ -60,9 +59,8 @@ class Population:
         if len(plans) == 1 or not self.vectorised:
             return [self.problem.judge(plan) for plan in plans]
         problem, backend = self.problem, self.problem.backend
-        like = next(iter(problem.params_b.values()))
         perms = {
-            group: backend.asarray(np.stack([plan[group] for plan in plans]), like=like, dtype="int64")
+            group: backend.asarray(np.stack([plan[group] for plan in plans]), like=problem.like, dtype="int64")
             for group in problem.graph.groups
         }
         total, weight = np.zeros(len(plans)), 0.0
@@ -78,12 +76,10 @@ class Population:
         return [float(x) for x in total / weight]
 
     def _rebased(self, perms: dict[str, Array]) -> Params:
-        problem, moved = self.problem, dict(self.problem.params_b)
-        for name, x in problem.params_b.items():
-            spec = problem.graph.axes[name]
-            if spec.groups:
-                moved[name] = act(problem.backend, x, spec, problem.graph.groups, {g: perms[g] for g in spec.groups})
-        return moved
+        graph, backend = self.problem.graph, self.problem.backend
+        return {
+            name: act(backend, x, graph.axes[name], graph.groups, perms) for name, x in self.problem.params_b.items()
+        }
 
     def _map(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
         backend = self.problem.backend

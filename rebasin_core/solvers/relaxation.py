@@ -85,7 +85,7 @@ def relax(problem: Problem) -> Relaxation:
     a polynomial in the matrices. Any other objective is averaged over its fixed evaluation set, by which hard plans are
     compared.
     """
-    like = widened(problem.backend, problem.params_b[(problem.learned or list(problem.params_b))[0]])
+    like = widened(problem.backend, problem.like)
     if problem.objective.matches_weights:
         return _inner_product(problem, like)
     samples = list(problem.objective.evaluation())

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -141,13 +140,12 @@ class Sinkhorn:
     def _logits(self, problem: Problem, start: Plan, rng: np.random.Generator) -> dict[str, Array]:
         """Initial logits per group, shape (starts, n, n) or (starts, parent, n, n); the first start from a plan."""
         backend = problem.backend
-        like = problem.params_b[(problem.learned or list(problem.params_b))[0]]
         count, height = self.num_starts or _affordable_starts(problem), self.init_scale * self.tau
         logits = {}
         for group, perm in start.items():
             planned = height * np.eye(perm.shape[-1])[perm]
             others = height * rng.standard_normal((count - 1, *planned.shape))
-            logits[group] = backend.asarray(np.concatenate([planned[None], others]), like=like)
+            logits[group] = backend.asarray(np.concatenate([planned[None], others]), like=problem.like)
         return logits
 
     def _descend(
@@ -172,10 +170,11 @@ class Sinkhorn:
             if step % every and step < self.max_steps - 1:
                 bar.update()
                 return False
-            perms = {g: linear_assignment(_flat(backend.to_numpy(values))) for g, values in x.items()}
-            shapes = {g: tuple(values.shape[:-1]) for g, values in x.items()}
-            rows = {g: perm.reshape(shapes[g]) for g, perm in perms.items()}
-            plans = [Plan({g: perm[i] for g, perm in rows.items()}, problem.graph.parents) for i in range(count)]
+            scores = {g: backend.to_numpy(values) for g, values in x.items()}
+            plans = [
+                Plan({g: linear_assignment(X[i]) for g, X in scores.items()}, problem.graph.parents)
+                for i in range(count)
+            ]
             search.step_all(plans, scaled / scale)
             bar.update(f"{scaled / scale:.4g}, best hard plan {search.best:.4g}")
             if search.is_over:
@@ -212,13 +211,7 @@ def _judging_interval(problem: Problem) -> int:
 
 
 def _affordable_starts(problem: Problem) -> int:
-    graph = problem.graph
     if not problem.backend.vectorises:
         return 1
-    size = sum(int(np.prod(problem.params_b[name].shape)) for name in problem.learned)
-    size += sum(perm.size * perm.shape[-1] for perm in Plan.identity(graph).values())
-    return int(min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, size))))
-
-
-def _flat(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return scores.reshape(-1, *scores.shape[-2:])
+    logits = sum(perm.size * perm.shape[-1] for perm in Plan.identity(problem.graph).values())
+    return int(min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, problem.size + logits))))
