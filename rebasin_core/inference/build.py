@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from rebasin_core.axes import AxesSpec, Fixed, Group
+from rebasin_core.axes import AxesSpec, Axis, Fixed, Group
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.inference.cells import find_cells
 from rebasin_core.inference.expressions import Entries, express, incomplete_cells
@@ -52,13 +52,18 @@ def build_graph(
     axes: dict[str, AxesSpec] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     pinned: dict[tuple[str, int], str] = {}
+    known: dict[bytes, tuple[Axis, str]] = {}
     for param in recorder.params.values():
         written = []
         for axis, ids in enumerate(param.ids):
-            entries = Entries.of(solution.label_array(ids), cells, rank, movable)
-            written.append(express(entries, groups, size_of))
+            key = solution.key(ids)
+            if key not in known:
+                entries = Entries.of(solution.label_array(ids), cells, rank, movable)
+                expressed = express(entries, groups, size_of)
+                known[key] = expressed, _reason(solution, ids) if isinstance(expressed, Fixed) else ""
+            written.append(known[key][0])
             if isinstance(written[-1], Fixed):
-                pinned[param.name, axis] = _reason(solution, ids)
+                pinned[param.name, axis] = known[key][1]
         axes[param.name] = AxesSpec.of(*written)
         shapes[param.name] = param.shape
     for name, original in recorder.aliases.items():
@@ -109,17 +114,17 @@ def _graph(
 
 def _complete_cells(recorder: Recorder, solution: Solution) -> tuple[Ids, Ids]:
     """Cells all of whose products the notation can write, and the position of every leaf within its cell."""
+    distinct = {solution.key(ids): ids for param in recorder.params.values() for ids in param.ids}
     while True:
         cells = find_cells(recorder, solution)
-        rank = _ranks(recorder, solution, cells)
+        rank = _ranks(distinct.values(), solution, cells)
         sizes = np.bincount(cells)
         movable = (sizes[cells] > 1) & ~solution.pinned
         by_cell = dict(enumerate(sizes.tolist()))
         failed: set[int] = set()
-        for param in recorder.params.values():
-            for ids in param.ids:
-                entries = Entries.of(solution.label_array(ids), cells, rank, movable)
-                failed |= incomplete_cells(entries, by_cell)
+        for ids in distinct.values():
+            entries = Entries.of(solution.label_array(ids), cells, rank, movable)
+            failed |= incomplete_cells(entries, by_cell)
         # A group that stands in no parameter moves nothing.
         if not failed:
             return cells, rank
@@ -127,9 +132,9 @@ def _complete_cells(recorder: Recorder, solution: Solution) -> tuple[Ids, Ids]:
             solution.pin(np.flatnonzero(cells == cell), "stands in a product with itself that is not complete")
 
 
-def _ranks(recorder: Recorder, solution: Solution, cells: Ids) -> Ids:
-    """Number the leaves of every cell in the order in which parameters show them."""
-    arrays = [solution.label_array(ids).reshape(-1) for p in recorder.params.values() for ids in p.ids]
+def _ranks(axes: Iterable[Ids], solution: Solution, cells: Ids) -> Ids:
+    """Number the leaves of every cell in the order in which the axes of parameters show them."""
+    arrays = [solution.label_array(ids).reshape(-1) for ids in axes]
     shown = np.concatenate([*arrays, np.arange(cells.size)])
     shown = shown[shown >= 0]
     leaves, first = np.unique(shown, return_index=True)
@@ -165,8 +170,13 @@ def _name_groups(
             for leaf in leaf_row[leaf_row >= 0].tolist():
                 words.setdefault(int(cells[leaf]), word)
     first: dict[int, Param] = {}
+    seen: set[bytes] = set()
     for param in recorder.params.values():
         for ids in param.ids:
+            key = solution.key(ids)
+            if key in seen:
+                continue
+            seen.add(key)
             labels = solution.label_array(ids)
             held = (labels >= 0) & movable[labels]
             beside = held.sum(axis=1)[:, None].repeat(labels.shape[1], axis=1)[held] > 1

@@ -41,7 +41,12 @@ class Entries:
     @classmethod
     def of(cls, labels: Ints, cells: Ints, ranks: Ints, movable: npt.NDArray[np.bool_]) -> "Entries":
         """Split every label into what moves, to the left, and what stays, slot by slot."""
+        # Rows are as long as the longest product anywhere; most axes need a single column.
+        used = int((labels >= 0).sum(axis=1).max(initial=1))
+        labels = labels[:, :used]
         held = (labels >= 0) & movable[labels]
+        if used == 1:
+            return cls(np.where(held, cells[labels], -1), np.where(held, ranks[labels], -1), np.where(held, -1, labels))
         order = np.argsort(~held, axis=1, kind="stable")
         moved = np.take_along_axis(held, order, axis=1)
         leaves = np.take_along_axis(labels, order, axis=1)
@@ -56,6 +61,9 @@ class Entries:
 
     def without(self, cell: int) -> "Entries":
         """Return the places with one cell, which stands once in each, taken out of their labels."""
+        if self.cells.shape[1] == 1:
+            gone = np.full_like(self.cells, -1)
+            return Entries(gone, gone, self.still)
         order = np.argsort(self.cells == cell, axis=1, kind="stable")
         cells, ranks = (np.take_along_axis(x, order, axis=1) for x in (self.cells, self.ranks))
         width = cells.shape[1]
@@ -199,6 +207,8 @@ def _signatures(entries: Entries) -> list[tuple[tuple[int, ...], Ints, int]]:
 
 def incomplete_cells(entries: Entries, sizes: Mapping[int, int]) -> set[int]:
     """Cells of products in which not every combination of elements stands equally often, such as a diagonal."""
+    if not (entries.cells[:, 1:] >= 0).any():
+        return set()
     twice = [
         len(set(row)) < len(row)
         for row in ([c for c in r if c >= 0] for r in np.unique(entries.cells, axis=0).tolist())

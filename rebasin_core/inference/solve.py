@@ -53,6 +53,10 @@ class Solution:
         self.reasons.append(reason)
         self.reason[leaves] = np.minimum(self.reason[leaves], len(self.reasons) - 1)
 
+    def key(self, ids: Ids) -> bytes:
+        """Return equal keys for arrays of nodes with equal labels, row by row."""
+        return self.classes[ids.reshape(-1)].tobytes()
+
     def label_array(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Labels of an array of nodes, one row per node."""
         return self.labels[self.classes[ids.reshape(-1)]]

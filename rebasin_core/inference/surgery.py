@@ -96,6 +96,8 @@ def to_factors(recorder: Recorder, tensor: Tensor, dim: int, factors: Sequence[i
     factors = [n for n in factors if n != 1]
     position = 0
     sizes = [a.size for a in tensor.dims[dim]]
+    if sizes == factors:
+        return tensor
     for (a0, a1), (f0, f1) in regions([sizes, factors]):
         wanted = factors[f0:f1]
         cuts = common_cuts([sizes[a0:a1], wanted])
@@ -123,6 +125,8 @@ def _split_each(tensor: Tensor, dim: int, position: int, sizes: Sequence[int], c
 
 def common_factors(lists: Sequence[Sequence[int]]) -> list[int]:
     """Factors that every list can be brought to: refined where the lists allow it, fused where they do not."""
+    if all(sizes == lists[0] for sizes in lists):
+        return list(lists[0])
     factors: list[int] = []
     for bounds in regions(lists):
         parts = [sizes[start:stop] for sizes, (start, stop) in zip(lists, bounds, strict=True)]

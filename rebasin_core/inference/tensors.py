@@ -9,8 +9,10 @@ A reshape therefore only regroups atoms, a slice only takes nodes out of a block
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -173,7 +175,7 @@ def common_cuts(lists: Sequence[Sequence[int]]) -> list[int] | None:
     ``[[4, 3], [2, 6]]`` gives ``[2, 2, 3]``: row-major, both are regroupings of it. None where there is none, as for
     ``[[2, 3], [3, 2]]``.
     """
-    cuts = sorted({int(cut) for sizes in lists for cut in np.cumprod(np.asarray(sizes, dtype=np.int64))})
+    cuts = sorted({cut for sizes in lists for cut in accumulate(sizes, operator.mul)})
     factors = []
     last = 1
     for cut in cuts:
@@ -189,7 +191,7 @@ def regions(lists: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
 
     Returns one entry per region, each with the ``(start, stop)`` range of factors of every list.
     """
-    cumulative = [[1, *map(int, np.cumprod(np.asarray(sizes, dtype=np.int64)))] for sizes in lists]
+    cumulative = [[1, *accumulate(sizes, operator.mul)] for sizes in lists]
     agreed = sorted(set.intersection(*(set(c) for c in cumulative)))
     bounds = [[c.index(cut) for cut in agreed] for c in cumulative]
     return [[(b[k], b[k + 1]) for b in bounds] for k in range(len(agreed) - 1)]
