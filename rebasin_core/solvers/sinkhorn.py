@@ -61,8 +61,12 @@ class Sinkhorn:
         Height of the initial logits on the plan they start from, and deviation of the random ones, in units of tau; 0
         starts from the uniform plan. A soft start does better than a sharp one: it lets the first steps see all plans
         at once.
+    refine_scale : float, default 6.0
+        `init_scale` of the rounds after the first. They set out from the best plan so far, and sharply, so that the
+        hard plan changes by few units at a time: a local search, where the first round was a global one.
     num_rounds : int, default 3
-        When the patience is spent, start again from the best plan so far; stop when a round finds nothing better.
+        When the patience is spent, start again from the best plan so far; stop when a round after the first finds
+        nothing better.
     num_starts : int, optional
         Starts side by side, in one vectorised call where the framework has one. Default: 1 for large networks, up to
         32 for tiny ones; 1 where several cost as much as one after the other (NumPy, and the eager steps of JAX and
@@ -86,6 +90,7 @@ class Sinkhorn:
     patience: int = 100
     init: str = "weight_matching"
     init_scale: float = 0.5
+    refine_scale: float = 6.0
     num_rounds: int = 3
     num_starts: int | None = None
     final_tau: float | None = None
@@ -107,7 +112,7 @@ class Sinkhorn:
         positive(tau=self.tau, learning_rate=self.learning_rate)
         if self.final_tau is not None:
             positive(final_tau=self.final_tau)
-        not_negative(init_scale=self.init_scale)
+        not_negative(init_scale=self.init_scale, refine_scale=self.refine_scale)
         if self.init not in INITS:
             raise SettingError(f"expected init as one of {', '.join(map(repr, INITS))}, got {self.init!r}")
 
@@ -127,20 +132,20 @@ class Sinkhorn:
         }[self.init]()
         samples = problem.objective.stream(problem.rng())
         with progress_bar(self.max_steps * self.num_rounds, f"Sinkhorn, {problem.objective.name}", progress) as bar:
-            for _ in range(self.num_rounds):
-                before = search.best
-                reason = self._descend(problem, self._logits(problem, start, rng), samples, search, bar)
-                if search.best >= before or search.is_over:
+            for index in range(self.num_rounds):
+                before, scale = search.best, self.refine_scale if index else self.init_scale
+                reason = self._descend(problem, self._logits(problem, start, scale, rng), samples, search, bar)
+                if search.is_over or (index and search.best >= before):
                     break
                 start = search.plan
         polished = polish(search, self.max_swaps, progress)
         stopped = reason or f"reached max_steps={self.max_steps}"
         return search.solution(reason is not None, f"{stopped}; {polished}" if polished else stopped)
 
-    def _logits(self, problem: Problem, start: Plan, rng: np.random.Generator) -> dict[str, Array]:
+    def _logits(self, problem: Problem, start: Plan, scale: float, rng: np.random.Generator) -> dict[str, Array]:
         """Initial logits per group, shape (starts, n, n) or (starts, parent, n, n); the first start from a plan."""
         backend = problem.backend
-        count, height = self.num_starts or _affordable_starts(problem), self.init_scale * self.tau
+        count, height = self.num_starts or _affordable_starts(problem), scale * self.tau
         logits = {}
         for group, perm in start.items():
             planned = height * np.eye(perm.shape[-1])[perm]

@@ -178,6 +178,26 @@ def test_annealing_ends_at_the_final_temperature(net, monkeypatch):
     assert_allclose(ratios, ratios[0])
 
 
+def test_rounds_after_the_first_start_sharply_from_the_best_plan(net, mse, monkeypatch):
+    from rebasin_core.solvers import sinkhorn as module
+
+    problem = task(net, rb.objectives.RandomPoint(mse, net.data()))
+    rounds = []
+    original = type(problem.backend).adam
+
+    def spy(self, fun, x, *settings):
+        rounds.append({group: np.array(logits) for group, logits in x.items()})
+        return original(self, fun, x, *settings)
+
+    monkeypatch.setattr(type(problem.backend), "adam", spy)
+    best = module.Sinkhorn(max_steps=4, num_rounds=1, num_starts=1, max_swaps=0).solve(problem).plan
+    module.Sinkhorn(max_steps=4, num_rounds=2, num_starts=1, max_swaps=0, tau=0.5, refine_scale=8.0).solve(problem)
+    assert len(rounds) == 3  # the second round is made whether the first found anything or not
+    assert max(x.max() for x in rounds[1].values()) == 0.25
+    for group, perm in best.items():
+        assert_array_equal(rounds[2][group][0].max(axis=-1), np.full(len(perm), 4.0))
+
+
 def test_a_search_is_over_when_nothing_can_be_better(net):
     a = net.params(1)
     plan = rb.Plan.random(net.graph(), 1)
@@ -225,7 +245,7 @@ def test_nothing_to_permute(mlp):
         *(("max_swaps", bad) for bad in (-1, 1.5, "3", True)),
         *(("final_tau", bad) for bad in (0, -1.0, np.nan, "1", True)),
         *((name, bad) for name in ("tau", "learning_rate") for bad in (0, -1.0, np.nan, np.inf, "1", None, True)),
-        *(("init_scale", bad) for bad in (-0.1, np.nan, np.inf, "1", None)),
+        *((name, bad) for name in ("init_scale", "refine_scale") for bad in (-0.1, np.nan, np.inf, "1", None)),
         *(("init", bad) for bad in ("zeros", None, 0)),
     ],
 )
