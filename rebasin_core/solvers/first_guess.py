@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from rebasin_core.actions import act
+from rebasin_core.actions import act, occurrence_pairs
 from rebasin_core.assignment import linear_assignment
+from rebasin_core.axes import AxesSpec, Fixed, Group
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.objectives.base import Params
@@ -97,17 +98,30 @@ def _match(
     backend: Backend,
 ) -> tuple[float, np.ndarray]:
     """How much the best assignment of one group stands out from chance, and the assignment."""
+    scores: np.ndarray = np.zeros(unknown[group].shape)
+    quadratic: list[tuple[AxesSpec, Array, Array]] = []
+    for name in names:
+        spec, x, y = _without_unknown_axes(graph, graph.axes[name], a[name], b[name], group, unknown, backend)
+        mixed = {g: backend.asarray(unknown[g], like=y) for g in spec.groups if g in unknown and g != group}
+        y = act(backend, y, spec, graph.groups, mixed)
+        places = list(occurrence_pairs(backend, x, y, spec, graph.groups, group))
+        if len(places) == 1:
+            rows, columns = places[0]
+            scores = scores + backend.to_numpy(backend.matmul(rows, backend.matrix_transpose(columns)))
+        else:
+            quadratic.append((spec, x, y))
 
-    def similarity(x: dict[str, Array]) -> Array:
-        mixed = {}
-        for name in names:
-            soft = {g: backend.asarray(unknown[g], like=b[name]) for g in graph.axes[name].groups if g in unknown}
-            soft[group] = backend.astype(x[group], backend.dtype(b[name]))
-            mixed[name] = act(backend, b[name], graph.axes[name], graph.groups, soft)
-        return inner_product({name: a[name] for name in names}, mixed)
+    def similarity(soft: dict[str, Array]) -> Array:
+        total: Array = 0.0
+        for spec, x, y in quadratic:
+            matrix = backend.astype(soft[group], backend.dtype(y))
+            total = total + inner_product({"": x}, {"": act(backend, y, spec, graph.groups, {group: matrix})})
+        return total
 
-    centre = backend.asarray(unknown[group], like=b[names[0]])
-    scores = backend.to_numpy(backend.value_and_grad(similarity, {group: centre})[1][group]).astype(np.float64)
+    if quadratic:
+        centre = backend.asarray(unknown[group], like=b[names[0]])
+        scores = scores + backend.to_numpy(backend.value_and_grad(similarity, {group: centre})[1][group])
+    scores = scores.astype(np.float64)
     perm = linear_assignment(scores)
     centred = scores - scores.mean(axis=-1, keepdims=True)
     centred -= centred.mean(axis=-2, keepdims=True)
@@ -115,3 +129,28 @@ def _match(
     others = (centred**2).sum() - (picked**2).sum()
     spread = np.sqrt(max(others, 0.0) / max(centred.size - picked.size, 1))
     return float(picked.mean() / spread) if spread > 0 else 0.0, perm
+
+
+def _without_unknown_axes(
+    graph: PermutationGraph,
+    spec: AxesSpec,
+    fixed: Array,
+    moving: Array,
+    group: str,
+    unknown: dict[str, np.ndarray],
+    backend: Backend,
+) -> tuple[AxesSpec, Array, Array]:
+    """Sum out whole axes of unknown groups.
+
+    Mixing evenly is a projection, so that ``<A, E B> = <E A, E B>``, and along a whole axis what is left of E A and
+    E B is the same in all n places: the inner product of their sums, over n.
+    """
+    axes = list(spec.axes)
+    for i, axis in enumerate(axes):
+        if isinstance(axis, Group) and axis.parent is None and axis.name in unknown and axis.name != group:
+            if any(graph.parents.get(g) == axis.name for g in spec.groups):
+                continue
+            axes[i] = Fixed()
+            fixed = backend.sum(fixed, axis=i, keepdims=True)
+            moving = backend.sum(moving, axis=i, keepdims=True) / graph.groups[axis.name]
+    return AxesSpec(" ".join(map(str, axes))), fixed, moving

@@ -27,6 +27,9 @@ from rebasin_core.solvers.search import OVER, Search
 
 __all__ = ["WeightMatching", "descend"]
 
+# Starts by default, where the weights that move hold at most so many numbers.
+MOST_STARTS, SMALL = 3, 2**20
+
 
 @dataclass(frozen=True)
 class WeightMatching:
@@ -46,8 +49,9 @@ class WeightMatching:
 
     Parameters
     ----------
-    num_starts : int, default 3
-        How many starting plans.
+    num_starts : int, optional
+        How many starting plans. Default: 3 up to a million numbers in weights that move, 1 for larger networks,
+        where a start takes seconds.
     max_sweeps : int, default 100
         Sweeps over all groups, per start.
 
@@ -72,12 +76,14 @@ class WeightMatching:
     0.0
     """
 
-    num_starts: int = 3
+    num_starts: int | None = None
     max_sweeps: int = 100
     name: str = "weight matching"
 
     def __post_init__(self) -> None:
-        at_least(1, num_starts=self.num_starts, max_sweeps=self.max_sweeps)
+        at_least(1, max_sweeps=self.max_sweeps)
+        if self.num_starts is not None:
+            at_least(1, num_starts=self.num_starts)
 
     def solve(self, problem: Problem, progress: bool = False) -> Solution:
         """Return the best plan of all starts.
@@ -91,20 +97,20 @@ class WeightMatching:
             needs = "a distance of weights, objectives.L2() or objectives.Cosine()"
             raise misfit("WeightMatching", needs, problem.objective)
         search, rng = Search(problem), problem.rng()
-        unfinished = 0
+        unfinished, count = 0, self.num_starts or (MOST_STARTS if problem.size <= SMALL else 1)
         with progress_bar(None, "weight matching", progress) as bar:
-            for start in range(self.num_starts):
+            for start in range(count):
                 plan = _start(problem, start, rng)
                 sweeps = descend(problem.graph, problem.params_a, problem.params_b, plan, rng, problem.backend)
                 moved = False
                 for plan, moved in islice(sweeps, self.max_sweeps):  # noqa: B007, read behind the loop
                     search.step(plan, search.see(plan))
-                    bar.update(f"start {start + 1} of {self.num_starts}, {problem.objective.name} {search.best:.6g}")
+                    bar.update(f"start {start + 1} of {count}, {problem.objective.name} {search.best:.6g}")
                     if search.is_over:
                         return search.solution(True, OVER)
                 unfinished += moved
         if unfinished:
-            reason = f"{unfinished} of {self.num_starts} starts reached max_sweeps={self.max_sweeps}"
+            reason = f"{unfinished} of {count} starts reached max_sweeps={self.max_sweeps}"
             return search.solution(False, reason)
         return search.solution(True, "no group improves any more")
 
