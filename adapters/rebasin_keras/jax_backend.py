@@ -121,6 +121,10 @@ class JaxBackend:
         """Maximum over axes; ties share the derivative."""
         return jnp.max(x, axis=axis, keepdims=keepdims)
 
+    def min(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Minimum over axes; ties share the derivative."""
+        return jnp.min(x, axis=axis, keepdims=keepdims)
+
     def argmax(self, x: Array, axis: int) -> Array:
         """Index of the first maximum."""
         return jnp.argmax(x, axis=axis)

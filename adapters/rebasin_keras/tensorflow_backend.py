@@ -132,6 +132,10 @@ class TensorFlowBackend:
         """Maximum over axes; ties share the derivative."""
         return tf.reduce_max(x, axis=axis, keepdims=keepdims)
 
+    def min(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Minimum over axes; ties share the derivative."""
+        return tf.reduce_min(x, axis=axis, keepdims=keepdims)
+
     def argmax(self, x: Array, axis: int) -> Array:
         """Index of the first maximum."""
         return tf.argmax(x, axis=axis)

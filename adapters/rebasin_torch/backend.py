@@ -119,6 +119,10 @@ class TorchBackend:
         """Maximum over axes; ties share the derivative."""
         return torch.amax(x, dim=() if axis is None else axis, keepdim=keepdims)
 
+    def min(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Minimum over axes; ties share the derivative."""
+        return torch.amin(x, dim=() if axis is None else axis, keepdim=keepdims)
+
     def argmax(self, x: Array, axis: int) -> Array:
         """Index of the first maximum."""
         return torch.argmax(x, dim=axis)
@@ -167,6 +171,8 @@ class TorchBackend:
     # --- linear algebra -----------------------------------------------------------------------------------------------
     def matmul(self, x: Array, y: Array) -> Array:
         """Matrix product over the last two axes, broadcast over the others."""
+        if x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0]:
+            return torch.bmm(x, y)  # what matmul does in the end, after as long a time for small matrices
         return torch.matmul(x, y)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:

@@ -105,6 +105,10 @@ class AutogradBackend:
         """Maximum over axes; ties share the derivative."""
         return _max(x, axis=axis, keepdims=keepdims)
 
+    def min(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Minimum over axes; ties share the derivative."""
+        return _min(x, axis=axis, keepdims=keepdims)
+
     def argmax(self, x: Array, axis: int) -> Array:
         """Index of the first maximum."""
         return anp.argmax(x, axis=axis)
@@ -303,15 +307,21 @@ def _max(x: Array, axis: Axis, keepdims: bool) -> Array:
     return np.max(x, axis=axis, keepdims=keepdims)
 
 
-def _max_vjp(ans: Array, x: Array, axis: Axis, keepdims: bool) -> Callable[[Array], Array]:
+@primitive  # type: ignore[untyped-decorator,unused-ignore]
+def _min(x: Array, axis: Axis, keepdims: bool) -> Array:
+    return np.min(x, axis=axis, keepdims=keepdims)
+
+
+def _extreme_vjp(ans: Array, x: Array, axis: Axis, keepdims: bool) -> Callable[[Array], Array]:
     values = _values(x)
     shape = np.max(values, axis=axis, keepdims=True).shape
-    maximal = (values == np.reshape(_values(ans), shape)).astype(values.dtype)
-    share = maximal / np.sum(maximal, axis=axis, keepdims=True)
+    extreme = (values == np.reshape(_values(ans), shape)).astype(values.dtype)
+    share = extreme / np.sum(extreme, axis=axis, keepdims=True)
     return lambda g: anp.reshape(g, shape) * share
 
 
-defvjp(_max, _max_vjp)
+defvjp(_max, _extreme_vjp)
+defvjp(_min, _extreme_vjp)
 
 
 @primitive  # type: ignore[untyped-decorator,unused-ignore]

@@ -118,6 +118,10 @@ class Backend(Protocol):
         """Maximum over axes; entries that tie share the derivative."""
         ...
 
+    def min(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Minimum over axes; entries that tie share the derivative."""
+        ...
+
     def argmax(self, x: Array, axis: int) -> Array:
         """Index of the first maximum along an axis."""
         ...

@@ -63,7 +63,7 @@ def solve_to_tolerance(backend: Backend, X: Array, tau: Array, row: Array, col: 
     target = max(_POLISH * tolerance, eps)
     batch, m, n = backend.shape(X)
     highest = backend.max(X, axis=(-2, -1), keepdims=True)
-    lowest = -backend.max(-X, axis=(-2, -1), keepdims=True)
+    lowest = backend.min(X, axis=(-2, -1), keepdims=True)
     # Thirty-two nats of range are easy for plain iterations; above that temperature nothing is gained by annealing.
     t_first = backend.maximum((highest - lowest) / 32.0, tau)
 
@@ -80,7 +80,10 @@ def solve_to_tolerance(backend: Backend, X: Array, tau: Array, row: Array, col: 
     zeros = backend.full((batch, 1, n), 0.0, X)
     start = _Scaled(zeros, X, backend.full((batch, 1, m), 1.0, X), zeros)
     _, plan = backend.while_loop(lambda state: backend.any(state[0] > tau), stage, (2.0 * t_first, start))
-    return scale(backend, plan.K, plan.u, plan.v)
+    # A plain iteration removes the noise that Newton's systems leave in the last digits.
+    v = plan.v * col / backend.maximum(plan.v * apply_transpose(backend, plan.K, plan.u), 1e-4 * col)
+    u = row / backend.maximum(apply(backend, plan.K, v), limits_of(backend, X).tiny)
+    return scale(backend, plan.K, u, v)
 
 
 def _build(problem: _Problem, g: Array) -> _Scaled:

@@ -28,36 +28,74 @@ from typing import NamedTuple
 
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.sinkhorn.kernel import apply, apply_transpose, limits_of
-from rebasin_core.sinkhorn.laplacian import solve
+from rebasin_core.sinkhorn.laplacian import SoftLaplacian, conjugate_gradients, solve
 
 __all__ = ["Pullback", "pullback_of", "residual", "temperature_cotangent"]
 
 _MAX_ITERATIONS = 200
+_MAX_SOFT_ITERATIONS = 50
+_SOFT = 0.5
+"""Share of its row that the largest entry of a soft plan has at most."""
+_SMALL = 64
+"""Number of columns below which a factorisation is faster than the iteration that soft plans allow."""
 
 
 def residual(backend: Backend, P: Array, Z: Array) -> Array:
     """``R[Z] = Z - u 1^T - 1 v^T``: what the rows and columns of Z, weighted by P, do not explain."""
+    if backend.shape(P)[-1] < _SMALL:
+        return _residual_of_any(backend, P, Z)
+    a = _row_sums(backend, P)
+    is_hard = backend.any(backend.max(P, axis=-1, keepdims=True) > _SOFT * backend.matrix_transpose(a))
+
+    def of_soft(Z: Array) -> Array:
+        R, unfinished = _residual_of_soft(backend, P, Z, a)
+        return backend.cond(unfinished, lambda R: _residual_of_any(backend, P, Z), lambda R: R, R)
+
+    return backend.cond(is_hard, lambda Z: _residual_of_any(backend, P, Z), of_soft, Z)
+
+
+def _residual_of_soft(backend: Backend, P: Array, Z: Array, a: Array) -> tuple[Array, Array]:
+    """The residual where no entry of the plan dominates its row, and whether the iteration did not converge."""
+    Q_rows, rhs = _normal_equations(backend, P, Z, a)
+    b = backend.sum(P, axis=-2, keepdims=True)
+    size = _size(backend, rhs)
+    tolerance = 10.0 * limits_of(backend, P).eps
+    x, unfinished = conjugate_gradients(backend, SoftLaplacian(P, a, b), rhs / size, tolerance, _MAX_SOFT_ITERATIONS)
+    v = size * x
+    u = (Q_rows - apply(backend, P, v)) / a
+    return Z - backend.matrix_transpose(u) - v, backend.any(unfinished)
+
+
+def _residual_of_any(backend: Backend, P: Array, Z: Array) -> Array:
     eps = limits_of(backend, P).eps
     batch, m, _ = backend.shape(P)
     # Measure each row of Z from the entry where the plan is largest. R does not change, and where the plan is nearly
     # hard, Q becomes as small as the Laplacian instead of cancelling later.
     largest = backend.reshape(backend.argmax(P, axis=-1), (batch, m, 1))
     Z = Z - backend.take_along_axis(Z, largest, axis=-1)
-    a, Q_rows, rhs = _normal_equations(backend, P, Z)
-    # Squares in the solver must not overflow for large cotangents nor vanish for small ones.
-    size = backend.max(backend.abs(rhs), axis=-1, keepdims=True)
-    size = backend.where(size > 0.0, size, 1.0)
+    a = _row_sums(backend, P)
+    Q_rows, rhs = _normal_equations(backend, P, Z, a)
+    size = _size(backend, rhs)
     v = size * solve(backend, P, rhs / size, 10.0 * eps, _MAX_ITERATIONS, refine=True)
     u = (Q_rows - apply(backend, P, v)) / a
     return Z - backend.matrix_transpose(u) - v
 
 
-def _normal_equations(backend: Backend, P: Array, Z: Array) -> tuple[Array, Array, Array]:
-    """Row sums a of P, row sums of ``Q = P * Z``, and the right-hand side ``Q^T 1 - P^T (Q 1 / a)``."""
+def _normal_equations(backend: Backend, P: Array, Z: Array, a: Array) -> tuple[Array, Array]:
+    """Row sums of ``Q = P * Z``, and the right-hand side ``Q^T 1 - P^T (Q 1 / a)``."""
     Q = P * Z
-    a = backend.matrix_transpose(backend.sum(P, axis=-1, keepdims=True))
-    Q_rows = backend.matrix_transpose(backend.sum(Q, axis=-1, keepdims=True))
-    return a, Q_rows, backend.sum(Q, axis=-2, keepdims=True) - apply_transpose(backend, P, Q_rows / a)
+    Q_rows = _row_sums(backend, Q)
+    return Q_rows, backend.sum(Q, axis=-2, keepdims=True) - apply_transpose(backend, P, Q_rows / a)
+
+
+def _row_sums(backend: Backend, x: Array) -> Array:
+    return backend.matrix_transpose(backend.sum(x, axis=-1, keepdims=True))
+
+
+def _size(backend: Backend, rhs: Array) -> Array:
+    """Largest entry: squares in the solver must not overflow for large cotangents nor vanish for small ones."""
+    size = backend.max(backend.abs(rhs), axis=-1, keepdims=True)
+    return backend.where(size > 0.0, size, 1.0)
 
 
 def temperature_cotangent(backend: Backend, X: Array, tau: Array, X_cotangent: Array) -> Array:

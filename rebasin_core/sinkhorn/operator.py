@@ -176,12 +176,18 @@ def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...]
             f"Expected logits of shape (..., m, n) without an empty axis, got {shape}. "
             "A single matrix has shape (m, n), a batch (batch, m, n)."
         )
-    if backend.is_concrete(logits) and backend.any(~backend.isfinite(logits)):
+    if backend.is_concrete(logits) and not _is_finite(backend, logits):
         raise NonFiniteError(
             "Expected finite logits, got NaN or infinity. To forbid an entry, give it a low finite logit, such as the "
             "smallest one minus 50 tau; if a training run produced this, lower its learning rate."
         )
     return dtype, shape
+
+
+def _is_finite(backend: Backend, x: Array) -> bool:
+    """Whether the extremes are finite: they show NaN and infinity without a temporary of the size of `x`."""
+    x = backend.stop_gradient(x)
+    return not backend.any(~backend.isfinite(backend.max(x)) | ~backend.isfinite(backend.min(x)))
 
 
 def _check_stopping(num_iters: int | None, tol: float | None) -> tuple[int | None, float | None]:

@@ -37,6 +37,8 @@ OPERATIONS = {
     "max": (lambda x: B.max(x, axis=-2, keepdims=True), X, lambda x: x.max(-2, keepdims=True)),
     "max over axes": (lambda x: B.max(x, axis=(-2, -1)), X, lambda x: x.max((-2, -1))),
     "max of all": (B.max, X, np.max),
+    "min": (lambda x: B.min(x, axis=-2, keepdims=True), X, lambda x: x.min(-2, keepdims=True)),
+    "min of all": (B.min, X, np.min),
     "logsumexp": (lambda x: B.logsumexp(x, axis=-1), X, lambda x: np.log(np.exp(x).sum(-1))),
     "reshape": (lambda x: B.reshape(x, (4, -1)), X, lambda x: x.reshape(4, 6)),
     "moveaxis": (lambda x: B.moveaxis(x, 0, -1), X, lambda x: np.moveaxis(x, 0, -1)),

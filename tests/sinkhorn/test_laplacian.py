@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from rebasin_core.backends import get_backend
 from rebasin_core.sinkhorn import sinkhorn
-from rebasin_core.sinkhorn.laplacian import cholesky, conjugate_gradients, laplacian, multiply, solve
+from rebasin_core.sinkhorn.laplacian import SoftLaplacian, cholesky, conjugate_gradients, solve, split_laplacian
 
 BACKEND = get_backend(np.zeros(1))
 
@@ -22,6 +22,10 @@ def system(shape, tau, seed=0):
     return P, rhs - rhs.mean(axis=-1, keepdims=True)
 
 
+def soft(P):
+    return SoftLaplacian(P, P.sum(axis=-1)[:, None], P.sum(axis=-2, keepdims=True))
+
+
 def centred(x):
     return x - x.mean(axis=-1, keepdims=True)
 
@@ -30,24 +34,25 @@ def centred(x):
 def test_product_and_diagonal_are_those_of_the_dense_laplacian(shape):
     P, _ = system(shape, 0.5)
     x = np.random.default_rng(1).normal(size=(shape[0], 1, shape[-1]))
-    S = laplacian(BACKEND, P)
+    S = split_laplacian(BACKEND, P)
     for i in range(shape[0]):
-        assert_allclose(multiply(BACKEND, S, x)[i, 0], dense(P[i]) @ x[i, 0], atol=1e-13)
+        for kind in (S, soft(P)):
+            assert_allclose(kind.times(BACKEND, x)[i, 0], dense(P[i]) @ x[i, 0], atol=1e-13)
         assert_allclose(S.diagonal[i, 0], np.diag(dense(P[i])), atol=1e-14)
 
 
 def test_constants_are_in_the_null_space():
     P, _ = system((1, 9, 9), 0.02)
-    assert_allclose(multiply(BACKEND, laplacian(BACKEND, P), np.full((1, 1, 9), 3.0)), 0.0, atol=1e-15)
+    assert_allclose(split_laplacian(BACKEND, P).times(BACKEND, np.full((1, 1, 9), 3.0)), 0.0, atol=1e-15)
 
 
 def test_nothing_cancels_when_the_plan_is_nearly_hard():
     rest = 1e-12
     P = np.array([[[1 - rest, rest], [rest, 1 - rest]]])
-    S = laplacian(BACKEND, P.astype(np.float32))
+    S = split_laplacian(BACKEND, P.astype(np.float32))
     exact = 2 * rest * (1 - rest)
     assert_allclose(S.diagonal[0, 0], exact, rtol=1e-6)
-    product = multiply(BACKEND, S, np.array([[[1.0, -1.0]]], dtype=np.float32))
+    product = S.times(BACKEND, np.array([[[1.0, -1.0]]], dtype=np.float32))
     assert_allclose(product[0, 0], [2 * exact, -2 * exact], rtol=1e-6)
 
 
@@ -55,9 +60,12 @@ def test_nothing_cancels_when_the_plan_is_nearly_hard():
 @pytest.mark.parametrize("tau", [1.0, 0.2])
 def test_both_solvers_solve(shape, tau):
     P, rhs = system(shape, tau)
-    iterative, unfinished = conjugate_gradients(BACKEND, P, rhs, 1e-14, 200, 0.0)
-    assert not unfinished.any()
-    for x in (iterative, cholesky(BACKEND, P, rhs, True, 0.0)):
+    solutions = [cholesky(BACKEND, P, rhs, True, 0.0)]
+    for S in (split_laplacian(BACKEND, P), soft(P)):
+        x, unfinished = conjugate_gradients(BACKEND, S, rhs, 1e-14, 200)
+        assert not unfinished.any()
+        solutions.append(x)
+    for x in solutions:
         for i in range(shape[0]):
             exact = np.linalg.lstsq(dense(P[i]), rhs[i, 0], rcond=1e-12)[0]
             assert_allclose(centred(x[i, 0]), exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
@@ -66,7 +74,9 @@ def test_both_solvers_solve(shape, tau):
 def test_ridge_is_added_to_the_diagonal():
     P, rhs = system((1, 8, 8), 1.0)
     exact = np.linalg.solve(dense(P[0]) + 0.1 * np.eye(8), rhs[0, 0])
-    assert_allclose(conjugate_gradients(BACKEND, P, rhs, 1e-14, 200, 0.1)[0][0, 0], exact, rtol=1e-9)
+    assert_allclose(
+        conjugate_gradients(BACKEND, split_laplacian(BACKEND, P), rhs, 1e-14, 200, 0.1)[0][0, 0], exact, rtol=1e-9
+    )
     assert_allclose(cholesky(BACKEND, P, rhs, False, 0.1)[0, 0], exact, rtol=1e-9)
 
 
@@ -79,7 +89,7 @@ def test_items_of_a_batch_are_solved_as_if_alone():
 
 def test_factorisation_replaces_iterations_that_do_not_converge():
     P, rhs = system((1, 300, 300), 0.1)
-    _, unfinished = conjugate_gradients(BACKEND, P, rhs, 1e-12, 3, 0.0)
+    _, unfinished = conjugate_gradients(BACKEND, split_laplacian(BACKEND, P), rhs, 1e-12, 3)
     assert unfinished.all()
     x = solve(BACKEND, P, rhs, 1e-12, 3, refine=True)
     assert_allclose(dense(P[0]) @ x[0, 0], rhs[0, 0], atol=1e-8)

@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose
 
 from rebasin_core.backends import get_backend
 from rebasin_core.sinkhorn import sinkhorn
-from rebasin_core.sinkhorn.plain import iterate_log_domain, iterate_scaling
+from rebasin_core.sinkhorn.kernel import limits_of
+from rebasin_core.sinkhorn.plain import iterate_log_domain, iterate_mild, iterate_scaling
 
 
 def normalise(X, tau, num_iters):
@@ -38,6 +39,23 @@ def test_scaling_and_log_domain_are_the_same_operator(reference, n, tau, dtype):
         plan, reference.log_domain(X, tau, 20), rtol=0, atol=max(20 * exponent_error, 1e-6 * (dtype == np.float32))
     )
     assert_allclose(plan.sum(axis=1), 1.0, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_iters", [1, 3, 50])
+def test_logits_of_a_mild_range_need_no_guard(reference, dtype, num_iters):
+    """At the edge of the range, on plans that are as far from the start as they can be, for uneven marginals, too."""
+    backend = get_backend(np.zeros(1))
+    edge = limits_of(backend, np.zeros(1, dtype)).mild
+    X = edge * (np.add.outer(np.arange(12), -np.arange(12)) % 12 / 11.0)
+    row = np.ones((1, 1, 12))
+    P = iterate_mild(backend, X[None].astype(dtype), dtype(1.0), row.astype(dtype), row.astype(dtype), num_iters)
+    assert_allclose(P[0], reference.log_domain(X, 1.0, num_iters), rtol=0, atol=20 * edge * np.finfo(dtype).eps)
+    uneven = np.geomspace(1e-6, 1.0, 12)[None, None]
+    uneven = 12 * uneven / uneven.sum()
+    P = iterate_mild(backend, X[None].astype(dtype), dtype(1.0), uneven.astype(dtype), row.astype(dtype), num_iters)
+    assert np.isfinite(P).all()
+    assert_allclose(P.sum(axis=-1), uneven[0], rtol=20 * np.finfo(dtype).eps)
 
 
 def test_guard_rejects_the_scaling_form_before_it_is_wrong(reference):

@@ -34,6 +34,7 @@ OPERATIONS = {
     "sum": (lambda B, x, a: B.sum(x, axis=(0, -1)), X, lambda x: x.sum((0, 2))),
     "sum of all": (lambda B, x, a: B.sum(x), X, np.sum),
     "max": (lambda B, x, a: B.max(x, axis=-2, keepdims=True), X, lambda x: x.max(-2, keepdims=True)),
+    "min": (lambda B, x, a: B.min(x, axis=-2, keepdims=True), X, lambda x: x.min(-2, keepdims=True)),
     "max over axes": (lambda B, x, a: B.max(x, axis=(-2, -1)), X, lambda x: x.max((-2, -1))),
     "max of all": (lambda B, x, a: B.max(x), X, np.max),
     "logsumexp": (lambda B, x, a: B.logsumexp(x, axis=-1), X, lambda x: np.log(np.exp(x).sum(-1))),

@@ -32,6 +32,7 @@ OPERATIONS = {
     "sum of all": (lambda B, x, c: B.sum(x), X),
     "sum of all, axes kept": (lambda B, x, c: B.sum(x, keepdims=True), X),
     "max": (lambda B, x, c: B.max(x, axis=-2, keepdims=True), X),
+    "min": (lambda B, x, c: B.min(x, axis=-2, keepdims=True), X),
     "max over axes": (lambda B, x, c: B.max(x, axis=(-2, -1)), X),
     "max of all": (lambda B, x, c: B.max(x), X),
     "max of ties": (lambda B, x, c: B.max(x * 0.0), X),
