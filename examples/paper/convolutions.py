@@ -50,7 +50,7 @@ def trained(job: Job, task: Task, index: int) -> nn.Module:
     torch.manual_seed(seed)
     model = ResNet20(int(job.width)) if job.network == "resnet20" else vgg11(job.width)
     file = job.cache and job.cache / f"{job.network}-{job.width:g}-{job.epochs}-{seed}.pt"
-    return cached(file, model, lambda m: train_images(m, task, seed, job.epochs, rate=3e-3))
+    return cached(file, model, lambda m: train_images(m, task, seed, job.epochs, rate=0.2))
 
 
 def rebase(name: str, job: Job, task: Task, a: nn.Module, b: nn.Module) -> tuple[nn.Module, str]:
@@ -63,8 +63,11 @@ def rebase(name: str, job: Job, task: Task, a: nn.Module, b: nn.Module) -> tuple
         "activation matching": (rb.objectives.Activations(data[:8]), rb.solvers.ActivationMatching()),
         "C_L2": (rb.objectives.L2(), rb.solvers.Sinkhorn()),
         "C_Rnd": (
-            rb.objectives.RandomPoint(task.loss, data, evaluation_batches=2),
-            rb.solvers.Sinkhorn(max_steps=10 if job.quick else 200, num_rounds=1, patience=60),
+            rb.objectives.RandomPoint(task.loss, data, evaluation_batches=8),
+            # From the matching, not too sharply, and slowly to hard plans: it starts well, and no swap is affordable.
+            rb.solvers.Sinkhorn(
+                init_scale=4.0, final_tau=0.25, max_steps=10 if job.quick else 1000, patience=1000, num_rounds=1
+            ),
         ),
     }[name]
     result = rb.align(a, b, data[0][0][:8], objective=objective, solver=solver, seed=job.seed, progress=True)

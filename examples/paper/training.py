@@ -30,16 +30,21 @@ def train_images(
     rate: float = 1e-3,
     batch_size: int = 128,
 ) -> nn.Module:
-    """Train a classifier of images: AdamW under a one-cycle schedule.
+    """Train a classifier of images under a one-cycle schedule: perceptrons by AdamW, convolutional networks by SGD.
 
     Convolutional networks compute in bfloat16 and channels last, which on a CPU takes a third of the time; the weights
-    stay float32. Images are flipped and shifted where the task says so.
+    stay float32. SGD with strong weight decay leaves two of them much nearer to each other than AdamW does. Images are
+    flipped and shifted where the task says so.
     """
     generator = torch.Generator().manual_seed(seed)
     x, y = task.train
     convolutional = x.ndim == 4
     steps = epochs * (len(x) // batch_size)
-    optimiser = torch.optim.AdamW(model.parameters(), rate)
+    optimiser: torch.optim.Optimizer = (
+        torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=1e-3)
+        if convolutional
+        else torch.optim.AdamW(model.parameters(), rate)
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     layout = torch.channels_last if convolutional else torch.contiguous_format
     model.train().to(memory_format=layout)
