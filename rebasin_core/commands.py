@@ -53,6 +53,45 @@ def demo(
     module.run_demo(layers, out, seed, quick, Console())
 
 
+@app.command()
+def bench(
+    rows: Annotated[
+        list[str] | None,
+        typer.Argument(help="operator, memory, training, matching, tracing, gpu.", show_default="all"),
+    ] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="Folder with sinkhorn-rebasin/ and rebasin/ in it.", show_default="$REBASIN_PEERS"),
+    ] = None,
+    frameworks: Annotated[
+        str, typer.Option(help="Of torch,numpy,tensorflow,jax; absent ones are skipped.")
+    ] = "torch,numpy,tensorflow,jax",
+    repeats: Annotated[int, typer.Option(help="At most so many calls are counted.", min=1)] = 100,
+    seconds: Annotated[
+        float | None, typer.Option(help="Budget of the timing of a row.", min=0.0, show_default="2, with --quick 0.3")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few small rows: what CI checks.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and operator.png.")] = Path(),
+    check: Annotated[
+        Path | None, typer.Option(help="Fail where a ratio is under 70 % of the one in this baseline.")
+    ] = None,
+    record: Annotated[Path | None, typer.Option(help="Write the ratios to this baseline.")] = None,
+) -> None:
+    """Measure ours and the peers turn by turn: seconds, memory, and the ratios of the two."""
+    try:
+        module = importlib.import_module("rebasin_bench.cli")
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f'the benchmark needs {error.name}; install it with: pip install "rebasin-core[bench]"'
+        ) from None
+    # Where nobody watches there is no width to keep to, and cells cut in pieces cannot be read.
+    console = Console() if Console().is_terminal else Console(width=200)
+    names = [name.strip() for name in frameworks.split(",") if name.strip()]
+    code = module.run_bench(rows or [], names, peers, repeats, seconds, quick, out, check, record, console)
+    if code:
+        raise typer.Exit(code)
+
+
 def _layers(text: str) -> tuple[int, ...]:
     try:
         layers = tuple(int(part) for part in text.split(","))
