@@ -71,6 +71,10 @@ def bench(
         float | None, typer.Option(help="Budget of the timing of a row.", min=0.0, show_default="2, with --quick 0.3")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few small rows: what CI checks.")] = False,
+    largest: Annotated[int, typer.Option(help="Operator rows of more columns are left out.", min=1)] = 4096,
+    tau: Annotated[
+        list[float] | None, typer.Option(help="Temperature to measure; may be repeated.", show_default="1, 0.1, 0.01")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for bench.json and operator.png.")] = Path(),
     check: Annotated[
         Path | None, typer.Option(help="Fail where a ratio is under 70 % of the one in this baseline.")
@@ -87,7 +91,9 @@ def bench(
     # Where nobody watches there is no width to keep to, and cells cut in pieces cannot be read.
     console = Console() if Console().is_terminal else Console(width=200)
     names = [name.strip() for name in frameworks.split(",") if name.strip()]
-    code = module.run_bench(rows or [], names, peers, repeats, seconds, quick, out, check, record, console)
+    code = module.run_bench(
+        rows or [], names, peers, repeats, seconds, quick, largest, tau or (1.0, 0.1, 0.01), out, check, record, console
+    )
     if code:
         raise typer.Exit(code)
 

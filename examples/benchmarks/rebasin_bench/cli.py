@@ -30,6 +30,8 @@ def run_bench(
     repeats: int,
     seconds: float | None,
     quick: bool,
+    largest: int,
+    taus: Sequence[float],
     out: Path,
     check: Path | None,
     record: Path | None,
@@ -52,7 +54,7 @@ def run_bench(
     baseline = guard.read_baseline(check) if check else guard.Baseline({}, quick)
     present, lines = _present(frameworks)
     budget = seconds if seconds is not None else (0.3 if quick else 2.0)
-    settings = Settings(Peers.find(peers), present, budget, repeats, quick)
+    settings = Settings(Peers.find(peers), present, budget, repeats, quick, largest, tuple(taus))
     lines += settings.peers.absent(*_peers_of(groups, present))
     planned: dict[str, list[Task]] = {}
     for group in groups:
@@ -66,6 +68,7 @@ def run_bench(
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     rows = _measure(planned, console)
     chosen = {"seconds": budget, "repeats": repeats, "quick": quick, "frameworks": present, "groups": groups}
+    chosen |= {"largest": largest, "taus": list(taus)}
     write(rows, {"machine": describe(), "settings": chosen, "skipped": lines}, out / "bench.json")
     console.print(f"Numbers: {out / 'bench.json'}", soft_wrap=True)
     if draw(rows, out / "operator.png"):

@@ -53,6 +53,8 @@ def tasks(settings: Settings) -> list[Task]:
     ways = {"torch": ("torch",), "numpy": ("numpy",), "tensorflow": ("tensorflow", "tf.function"), "jax": ("jax",)}
     for framework in settings.frameworks:
         for case in cases(framework, settings.quick):
+            if not _wanted(case, settings):
+                continue
             elements = case.batch * case.n**2
             # At low temperatures twenty iterations converge for nobody: ours to their error is compared where they
             # have been iterated to a decent one.
@@ -66,10 +68,14 @@ def tasks(settings: Settings) -> list[Task]:
             everything = [Case(n, tau=tau) for n in sizes for tau in (TAUS[:1] if settings.quick else TAUS)]
             if not settings.quick:
                 everything += [Case(512, dtype="float64", tau=tau) for tau in TAUS]
-            for case in everything:
+            for case in (case for case in everything if _wanted(case, settings)):
                 for peer in peers:
                     found.append((case.n**2, _task(settings, case, peer, (framework,), ("equal",))))
     return [task for _, task in sorted(found, key=lambda pair: pair[0])]
+
+
+def _wanted(case: Case, settings: Settings) -> bool:
+    return case.n <= settings.largest and case.tau in settings.taus
 
 
 def _task(settings: Settings, case: Case, peer: str, ways: tuple[str, ...], stops: tuple[str, ...]) -> Task:

@@ -59,9 +59,9 @@ def _reached(row: Row) -> str:
         if name not in figures:
             continue
         if what != name and f"their {what}" in figures:
-            words.append(f"{what}: ours {value:.2g}, theirs {figures.pop(f'their {what}'):.2g}")
+            words.append(f"{what}: ours {_figure(value)}, theirs {_figure(figures.pop(f'their {what}'))}")
         else:
-            words.append(f"{name}: {value:.2g}")
+            words.append(f"{name}: {_figure(value)}")
     return "; ".join(part for part in (row.note, *words) if part)
 
 
@@ -74,6 +74,10 @@ def write(rows: Sequence[Row], facts: dict[str, Any], file: Path) -> None:
 def read(file: Path) -> list[Row]:
     """The rows of a file made by `write`."""
     return [from_json(row) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
 def draw(rows: Sequence[Row], file: Path) -> bool:

@@ -81,6 +81,10 @@ class Settings:
         Budget of the timing of one task.
     repeats : int
         At most so many calls are counted.
+    largest : int
+        Matrices of more columns are left out.
+    taus : tuple of float
+        Temperatures that are measured.
     """
 
     peers: Peers
@@ -88,6 +92,8 @@ class Settings:
     seconds: float = 2.0
     repeats: int = 100
     quick: bool = False
+    largest: int = 4096
+    taus: tuple[float, ...] = (1.0, 0.1, 0.01)
 
 
 @dataclass(frozen=True)
