@@ -1,5 +1,6 @@
 """Gradients in TensorFlow: registering a derivative of one's own, taking one, and following it with Adam."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from rebasin_core.errors import SettingError
 from rebasin_keras.descent import NARROW, check_finite, check_variables
 
 __all__ = ["adam", "custom_vjp", "value_and_grad"]
+
+_EAGER_CALLS, _MOST_GRAPHS = 20, 64
 
 
 def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) -> Callable[..., Any]:
@@ -21,7 +24,13 @@ def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) 
     vjp : callable
         ``vjp(cotangent, output, *tensors) -> cotangents``; an outer tape records it, so that a second derivative exists
         wherever `vjp` is built of functions that have one.
+
+    Returns
+    -------
+    callable
+        As `primal`, compiled where it is called often with tensors of the same shapes.
     """
+    run = _compiled_when_repeated(primal)
 
     def registered(*values: Any) -> Any:
         # Read variables here: what is handed to the function below are tensors, watched or not.
@@ -34,7 +43,7 @@ def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) 
 
         @tf.custom_gradient
         def function(*inner: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-            return primal(*map(tf.stop_gradient, inner)), pullback
+            return run(*map(tf.stop_gradient, inner)), pullback
 
         outputs.append(function(*arrays))
         return outputs[0]
@@ -42,6 +51,32 @@ def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) 
     # The code of the core is meant to run as it is written; it asks for graph loops by name.
     converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(registered)
     return converted
+
+
+def _compiled_when_repeated(primal: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a function eagerly at first, as a graph once it has been called often with the same shapes and dtypes.
+
+    Loops over small tensors cost several times as much when each operation is dispatched on its own; to build the graph
+    costs as much as some fifty eager calls, so that a function that is called now and then is better left alone.
+    """
+    calls: Counter[Any] = Counter()
+    graphs: dict[Any, Callable[..., Any]] = {}
+
+    def run(*tensors: Any) -> Any:
+        if not tf.executing_eagerly():
+            return primal(*tensors)
+        signature = tuple((tuple(x.shape), x.dtype, x.device) for x in tensors)
+        calls[signature] += 1
+        if calls[signature] <= _EAGER_CALLS:
+            return primal(*tensors)
+        if signature not in graphs:
+            if len(graphs) >= _MOST_GRAPHS:
+                graphs.clear()
+            # A function of its own per signature: one for all would warn of every new shape.
+            graphs[signature] = tf.function(primal, autograph=False)
+        return graphs[signature](*tensors)
+
+    return run
 
 
 def value_and_grad(fun: Callable[[Any], Any], x: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -168,3 +168,47 @@ def test_tf_function_converts_the_code_too(framework):
     unknown = tf.function(lambda x: rb.sinkhorn(x), input_signature=[tf.TensorSpec((None, 3, 3))], autograph=False)
     with pytest.raises(ShapeError, match="sizes are known"):
         unknown(np.zeros((2, 3, 3), "float32"))
+
+
+def test_eager_tensorflow_compiles_what_is_called_often(framework):
+    tf = pytest.importorskip("tensorflow")
+    if framework.name != "tensorflow":
+        pytest.skip("of TensorFlow alone")
+    from rebasin_keras.tensorflow_gradients import custom_vjp
+
+    runs = []
+
+    def primal(x):
+        runs.append(x)
+        return x * x
+
+    square = custom_vjp(primal, lambda cotangent, output, x: (2.0 * x * cotangent,))
+    for value in range(40):
+        x = tf.constant([float(value)])
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = square(x)
+            slope = inner.gradient(y, x)
+        assert (y.numpy().item(), slope.numpy().item()) == (value**2, 2 * value)
+        assert outer.gradient(slope, x).numpy().item() == 2.0
+    assert len(runs) == 20 + 1  # eager calls, and the one that builds the graph
+    square(tf.constant([1.0, 2.0]))
+    assert len(runs) == 22
+
+
+def test_the_compiled_operator_is_the_eager_one(framework):
+    tf = pytest.importorskip("tensorflow")
+    if framework.name != "tensorflow":
+        pytest.skip("of TensorFlow alone")
+    logits, G = tf.constant(X), tf.constant(X[::-1].copy())
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            loss = tf.reduce_sum(rb.sinkhorn(logits, tau=0.3, num_iters=17) * G)
+        return tape.gradient(loss, logits).numpy()
+
+    eager, *_, compiled = (gradients() for _ in range(25))
+    assert_allclose(compiled, eager, **EXACT)
