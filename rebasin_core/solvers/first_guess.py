@@ -153,4 +153,4 @@ def _without_unknown_axes(
             axes[i] = Fixed()
             fixed = backend.sum(fixed, axis=i, keepdims=True)
             moving = backend.sum(moving, axis=i, keepdims=True) / graph.groups[axis.name]
-    return AxesSpec(" ".join(map(str, axes))), fixed, moving
+    return AxesSpec.of(*axes), fixed, moving
