@@ -37,12 +37,11 @@ class Limits(NamedTuple):
     tiny: float
     """Smallest divisor."""
     mild: float
-    """Range of the logits of a column, over tau, at which neither floor nor guard is needed: exp of several times it is
-    finite."""
+    """Largest logit, over tau, at which neither floor nor guard is needed: exp of several times it is finite."""
 
 
-_SINGLE = Limits(eps=2.0**-23, floor=80.0, growth=60.0, absorb=18.0, tiny=1e-30, mild=20.0)
-_DOUBLE = Limits(eps=2.0**-52, floor=600.0, growth=560.0, absorb=69.0, tiny=1e-280, mild=140.0)
+_SINGLE = Limits(eps=2.0**-23, floor=80.0, growth=60.0, absorb=18.0, tiny=1e-30, mild=15.0)
+_DOUBLE = Limits(eps=2.0**-52, floor=600.0, growth=560.0, absorb=69.0, tiny=1e-280, mild=100.0)
 
 
 def limits_of(backend: Backend, x: Array) -> Limits:

@@ -16,9 +16,9 @@ def iterate(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_
 
     `X` has shape (batch, m, n), `tau` is a scalar, `row` and `col` are row vectors.
     """
-    spread = (backend.max(X, axis=-2, keepdims=True) - backend.min(X, axis=-2, keepdims=True)) / tau
+    largest = backend.maximum(backend.max(X), -backend.min(X)) / tau
     return backend.cond(
-        backend.any(spread > limits_of(backend, X).mild),
+        largest > limits_of(backend, X).mild,
         lambda X: _iterate_guarded(backend, X, tau, row, col, num_iters),
         lambda X: iterate_mild(backend, X, tau, row, col, num_iters),
         X,
@@ -36,8 +36,8 @@ def _iterate_guarded(backend: Backend, X: Array, tau: Array, row: Array, col: Ar
 
 
 def iterate_mild(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_iters: int) -> Array:
-    """Scaling form for logits of a small range over tau, where nothing can overflow, and nothing is watched."""
-    K = backend.exp((X - backend.max(X, axis=-2, keepdims=True)) / tau)
+    """Scaling form for logits that are small over tau, where nothing can overflow, and nothing is watched."""
+    K = backend.exp(X / tau)
     batch, m, n = backend.shape(X)
 
     def iteration(state: tuple[int, Array, Array]) -> tuple[int, Array, Array]:
