@@ -162,10 +162,11 @@ class Sinkhorn:
         bar: Progress,
     ) -> str | None:
         """Run Adam on all starts; return why it stopped early, or None."""
-        backend, first = problem.backend, search.steps
+        backend = problem.backend
         count = len(next(iter(logits.values())))
         every = _judging_interval(problem)
         stopped: list[str] = []
+        improved = [0]  # after how many steps the best hard plan was found
 
         def value(x: dict[str, Array], step: int) -> Array:
             matrices = matrices_of(x, self._tau(step), self.num_iters)
@@ -180,11 +181,14 @@ class Sinkhorn:
                 Plan({g: linear_assignment(X[i]) for g, X in scores.items()}, problem.graph.parents)
                 for i in range(count)
             ]
+            before = search.best
             search.step_all(plans, scaled / scale)
+            if search.best < before:
+                improved.append(step + 1)
             bar.update(f"{scaled / scale:.4g}, best hard plan {search.best:.4g}")
             if search.is_over:
                 stopped.append(OVER)
-            elif every * (search.steps - max(search.last_improvement, first)) >= self.patience:
+            elif step + 1 - improved[-1] >= self.patience:
                 stopped.append(f"no better hard plan in {self.patience} steps")
             return bool(stopped)
 

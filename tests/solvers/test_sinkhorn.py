@@ -215,6 +215,15 @@ def test_where_the_evaluation_is_long_not_every_step_is_judged(net, mse):
     assert len(solution.history) == 1 + 3  # steps 0, 10 and 20 of forty samples in the evaluation set
 
 
+def test_patience_counts_steps_however_seldom_plans_are_judged(net, mse):
+    batches = [net.data(4, seed=n) for n in range(8)]
+    problem = task(net, rb.objectives.RandomPoint(mse, batches))
+    settings = {"max_steps": 200, "num_rounds": 1, "num_starts": 1, "max_swaps": 0, "learning_rate": 1e-9}
+    solution = rb.solvers.Sinkhorn(patience=25, **settings).solve(problem)
+    assert "no better hard plan in 25 steps" in solution.stop_reason
+    assert len(solution.history) == 1 + 4  # steps 0, 10, 20 and 30: the first that is 25 steps behind the best
+
+
 def test_polishing_is_told_and_written_down(net, mse):
     problem = task(net, rb.objectives.RandomPoint(mse, net.data()))
     plain = rb.solvers.Sinkhorn(**QUICK).solve(problem)
