@@ -92,7 +92,7 @@ def bench(
     console = Console() if Console().is_terminal else Console(width=200)
     names = [name.strip() for name in frameworks.split(",") if name.strip()]
     code = module.run_bench(
-        rows or [], names, peers, repeats, seconds, quick, largest, tau or (1.0, 0.1, 0.01), out, check, record, console
+        rows or [], names, peers, repeats, seconds, quick, largest, tau or [], out, check, record, console
     )
     if code:
         raise typer.Exit(code)

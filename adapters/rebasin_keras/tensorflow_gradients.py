@@ -11,7 +11,7 @@ from rebasin_keras.descent import NARROW, check_finite, check_variables
 
 __all__ = ["adam", "custom_vjp", "value_and_grad"]
 
-_EAGER_CALLS, _MOST_GRAPHS = 20, 64
+_EAGER_CALLS, _MOST_SIGNATURES = 20, 64
 
 
 def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) -> Callable[..., Any]:
@@ -66,12 +66,13 @@ def _compiled_when_repeated(primal: Callable[..., Any]) -> Callable[..., Any]:
         if not tf.executing_eagerly():
             return primal(*tensors)
         signature = tuple((tuple(x.shape), x.dtype, x.device) for x in tensors)
+        if signature not in calls and len(calls) >= _MOST_SIGNATURES:
+            calls.clear()
+            graphs.clear()
         calls[signature] += 1
         if calls[signature] <= _EAGER_CALLS:
             return primal(*tensors)
         if signature not in graphs:
-            if len(graphs) >= _MOST_GRAPHS:
-                graphs.clear()
             # A function of its own per signature: one for all would warn of every new shape.
             graphs[signature] = tf.function(primal, autograph=False)
         return graphs[signature](*tensors)

@@ -81,9 +81,15 @@ def solve_to_tolerance(backend: Backend, X: Array, tau: Array, row: Array, col: 
     start = _Scaled(zeros, X, backend.full((batch, 1, m), 1.0, X), zeros)
     _, plan = backend.while_loop(lambda state: backend.any(state[0] > tau), stage, (2.0 * t_first, start))
     # A plain iteration removes the noise that Newton's systems leave in the last digits.
-    v = plan.v * col / backend.maximum(plan.v * apply_transpose(backend, plan.K, plan.u), 1e-4 * col)
-    u = row / backend.maximum(apply(backend, plan.K, v), limits_of(backend, X).tiny)
+    u, v = _plain_iteration(backend, plan, plan.v * apply_transpose(backend, plan.K, plan.u), row, col)
     return scale(backend, plan.K, u, v)
+
+
+def _plain_iteration(backend: Backend, plan: _Scaled, sums: Array, row: Array, col: Array) -> tuple[Array, Array]:
+    """Scalings whose columns, of the given sums so far, and then whose rows are normalised."""
+    # A column almost without mass grows by 1e4 at once: with more, a few iterations and a Newton step overflow.
+    v = plan.v * col / backend.maximum(sums, 1e-4 * col)
+    return row / backend.maximum(apply(backend, plan.K, v), limits_of(backend, v).tiny), v
 
 
 def _build(problem: _Problem, g: Array) -> _Scaled:
@@ -154,9 +160,7 @@ def _burst(problem: _Problem, plan: _Scaled, active: Array) -> tuple[_Scaled, Ar
         state: tuple[int, _Scaled, Array, Array, Array, Array],
     ) -> tuple[int, _Scaled, Array, Array, Array, Array]:
         count, plan, sums, error, active, going = state
-        # A column almost without mass grows by 1e4 at once: with more, a few iterations and a Newton step overflow.
-        v = plan.v * problem.col / backend.maximum(sums, 1e-4 * problem.col)
-        u = problem.row / backend.maximum(apply(backend, plan.K, v), limits.tiny)
+        u, v = _plain_iteration(backend, plan, sums, problem.row, problem.col)
         plan = plan._replace(u=backend.where(going, u, plan.u), v=backend.where(going, v, plan.v))
         sums, error_next, met = _column_state(problem, plan)
         active = active & ~met

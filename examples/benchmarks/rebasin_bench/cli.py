@@ -12,7 +12,7 @@ from rebasin_bench import guard
 from rebasin_bench.machine import describe
 from rebasin_bench.peers import AUTHORS, OTT, POT, SNIMU, Peers
 from rebasin_bench.report import draw, table, write
-from rebasin_bench.rows import Row, Settings, Task
+from rebasin_bench.rows import TAUS, Row, Settings, Task
 from rebasin_core.errors import SettingError
 from rebasin_core.progress import progress_bar
 
@@ -54,7 +54,7 @@ def run_bench(
     baseline = guard.read_baseline(check) if check else guard.Baseline({}, quick)
     present, lines = _present(frameworks)
     budget = seconds if seconds is not None else (0.3 if quick else 2.0)
-    settings = Settings(Peers.find(peers), present, budget, repeats, quick, largest, tuple(taus))
+    settings = Settings(Peers.find(peers), present, budget, repeats, quick, largest, tuple(taus) or TAUS)
     lines += settings.peers.absent(*_peers_of(groups, present))
     planned: dict[str, list[Task]] = {}
     for group in groups:
@@ -68,7 +68,7 @@ def run_bench(
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     rows = _measure(planned, console)
     chosen = {"seconds": budget, "repeats": repeats, "quick": quick, "frameworks": present, "groups": groups}
-    chosen |= {"largest": largest, "taus": list(taus)}
+    chosen |= {"largest": largest, "taus": settings.taus}
     write(rows, {"machine": describe(), "settings": chosen, "skipped": lines}, out / "bench.json")
     console.print(f"Numbers: {out / 'bench.json'}", soft_wrap=True)
     if draw(rows, out / "operator.png"):

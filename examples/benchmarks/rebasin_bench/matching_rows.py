@@ -4,7 +4,6 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -100,16 +99,7 @@ def _run(settings: Settings, name: str, timing: str, row: Row) -> list[Row]:
     except Exception as error:  # a peer's own
         note = f"{SNIMU} failed, {why(error)}"
     times = interleaved(playing, settings.seconds, settings.repeats)
-    return [
-        replace(
-            row,
-            ours_measured=times["ours"],
-            peer_measured=times.get("theirs"),
-            figures=figures,
-            note=note,
-            agrees=agrees,
-        )
-    ]
+    return [row.filled(times, figures, note, agrees)]
 
 
 def _once(contestant: Contestant) -> nn.Module:

@@ -7,7 +7,7 @@ from rebasin_bench.comparison import MODES, Entry, Opponent, calibrated, compare
 from rebasin_bench.implementations import Case, ours, peer_operator
 from rebasin_bench.operators import FRAMEWORK, Operator
 from rebasin_bench.peers import AUTHORS, OTT, POT, PeerAbsentError
-from rebasin_bench.rows import Row, Settings, Task
+from rebasin_bench.rows import TAUS, Row, Settings, Task
 
 __all__ = ["cases", "tasks"]
 
@@ -15,7 +15,6 @@ ITERATIONS = 20
 """What the authors' RebasinNet does unless told otherwise, at any temperature."""
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-TAUS = (1.0, 0.1, 0.01)
 _TARGETS = {1.0: {"float32": 1e-5, "float64": 1e-10}, 0.1: {}, 0.01: {}}
 """Marginal error that peers iterate to; at low temperatures, where they converge slowly, 1e-3 and 1e-2."""
 

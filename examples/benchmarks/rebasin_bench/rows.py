@@ -8,7 +8,9 @@ from typing import Any
 from rebasin_bench.measure import Measured
 from rebasin_bench.peers import Peers
 
-__all__ = ["Row", "Settings", "Task", "from_json", "to_json", "why"]
+__all__ = ["TAUS", "Row", "Settings", "Task", "from_json", "to_json", "why"]
+
+TAUS = (1.0, 0.1, 0.01)
 
 Case = dict[str, str | int | float]
 
@@ -61,6 +63,11 @@ class Row:
             return None
         return self.peer_measured.median / self.ours_measured.median
 
+    def filled(self, times: dict[str, Measured], figures: dict[str, float], note: str, agrees: bool) -> "Row":
+        """Return the row with what was found; `times` has "ours", and "theirs" where the peer could be measured."""
+        mine, theirs = times["ours"], times.get("theirs")
+        return replace(self, ours_measured=mine, peer_measured=theirs, figures=figures, note=note, agrees=agrees)
+
     def alone(self, note: str) -> "Row":
         """Return the row without the peer; the peer stays in its name, so that a guard misses it."""
         return replace(self, peer_measured=None, note=note)
@@ -93,7 +100,7 @@ class Settings:
     repeats: int = 100
     quick: bool = False
     largest: int = 4096
-    taus: tuple[float, ...] = (1.0, 0.1, 0.01)
+    taus: tuple[float, ...] = TAUS
 
 
 @dataclass(frozen=True)

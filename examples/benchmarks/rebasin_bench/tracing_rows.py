@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import rebasin_core as rb
@@ -82,16 +81,7 @@ def _run(settings: Settings, name: str, peer: str, row: Row) -> list[Row]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         times = interleaved(contestants, settings.seconds, settings.repeats)
-    return [
-        replace(
-            row,
-            ours_measured=times["ours"],
-            peer_measured=times.get("theirs"),
-            figures=figures,
-            note=note,
-            agrees=agrees,
-        )
-    ]
+    return [row.filled(times, figures, note, agrees)]
 
 
 def _ignoring(trace: Tracing) -> Callable[[object], Sizes]:

@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -90,23 +89,16 @@ def _run(settings: Settings, name: str, row: Row) -> list[Row]:
     except Exception as error:  # a peer's own
         absent = isinstance(error, PeerAbsentError)
         times = interleaved({"ours": Contestant(lambda _: mine())}, settings.seconds, settings.repeats)
-        row = replace(row, ours_measured=times["ours"], figures={"loss": losses[-1]})
-        return [row.alone(f"{AUTHORS} is absent" if absent else f"{AUTHORS} failed, {why(error)}")]
+        note = f"{AUTHORS} is absent" if absent else f"{AUTHORS} failed, {why(error)}"
+        return [row.filled(times, {"loss": losses[-1]}, note, True)]
     times = interleaved(
         {"ours": Contestant(lambda _: mine()), "theirs": Contestant(lambda _: theirs())},
         settings.seconds,
         settings.repeats,
     )
-    return [
-        replace(
-            row,
-            ours_measured=times["ours"],
-            peer_measured=times["theirs"],
-            figures={"loss": losses[-1], "losses differ by": difference},
-            agrees=difference <= _TOLERANCE,
-            note="" if difference <= _TOLERANCE else f"losses of {_CHECKED_STEPS} steps differ by {difference:.0e}",
-        )
-    ]
+    agrees = difference <= _TOLERANCE
+    note = "" if agrees else f"losses of {_CHECKED_STEPS} steps differ by {difference:.0e}"
+    return [row.filled(times, {"loss": losses[-1], "losses differ by": difference}, note, agrees)]
 
 
 def _batch(name: str) -> tuple[Tensor, Tensor]:
