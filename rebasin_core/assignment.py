@@ -9,7 +9,7 @@ from rebasin_core.errors import NonFiniteError, ShapeError
 __all__ = ["linear_assignment"]
 
 # From this size on, reducing the scores saves more on most than it costs on some.
-WORTH_REDUCING = 1024
+WORTH_REDUCING = 128
 
 
 def linear_assignment(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

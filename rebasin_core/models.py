@@ -25,6 +25,7 @@ from rebasin_core.errors import (
     UnsupportedModelError,
 )
 from rebasin_core.graph import PermutationGraph
+from rebasin_core.precision import all_finite
 from rebasin_core.registry import Registry
 
 __all__ = ["Forward", "Loss", "Model", "ModelAdapter", "find_adapter", "open_model", "open_pair", "register_adapter"]
@@ -230,7 +231,7 @@ def open_model(model: Any, forward: Forward | None = None, what: str = "the mode
     for name, x in params.items():
         try:
             backend = get_backend(x)
-            finite = not backend.any(~backend.isfinite(x))
+            finite = all_finite(backend, x)
         except UnsupportedArrayError as error:
             raise UnsupportedArrayError(f"parameter {name!r} of {what}: {error}") from None
         except TypeError:

@@ -8,6 +8,7 @@ from rebasin_core.batch_norms import find_batch_norms
 from rebasin_core.data import Batches, as_batches
 from rebasin_core.errors import NonFiniteError, SettingError
 from rebasin_core.models import Model, open_model
+from rebasin_core.precision import all_finite
 from rebasin_core.progress import progress_bar
 
 __all__ = ["batches_to_measure", "reestimate", "reestimated", "running_statistics"]
@@ -124,7 +125,7 @@ def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | No
     (statistics,) = running_statistics(model, [lambda: dict(params)], batches)
     backend = model.backend
     for name, x in statistics.items():
-        if backend.any(~backend.isfinite(x)):
+        if not all_finite(backend, x):
             raise NonFiniteError(
                 f"the statistic {name!r} came out as NaN or infinity; check the data, and the weights of layers before"
             )

@@ -13,6 +13,7 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import ConvergenceWarning, NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
+from rebasin_core.precision import all_finite
 from rebasin_core.sinkhorn.accelerated import solve_to_tolerance
 from rebasin_core.sinkhorn.implicit import pullback_of, temperature_cotangent
 from rebasin_core.sinkhorn.kernel import compute_dtype, limits_of, marginal_errors
@@ -176,18 +177,12 @@ def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...]
             f"Expected logits of shape (..., m, n) without an empty axis, got {shape}. "
             "A single matrix has shape (m, n), a batch (batch, m, n)."
         )
-    if backend.is_concrete(logits) and not _is_finite(backend, logits):
+    if backend.is_concrete(logits) and not all_finite(backend, logits):
         raise NonFiniteError(
             "Expected finite logits, got NaN or infinity. To forbid an entry, give it a low finite logit, such as the "
             "smallest one minus 50 tau; if a training run produced this, lower its learning rate."
         )
     return dtype, shape
-
-
-def _is_finite(backend: Backend, x: Array) -> bool:
-    """Whether the extremes are finite: they show NaN and infinity without a temporary of the size of `x`."""
-    x = backend.stop_gradient(x)
-    return not backend.any(~backend.isfinite(backend.max(x)) | ~backend.isfinite(backend.min(x)))
 
 
 def _check_stopping(num_iters: int | None, tol: float | None) -> tuple[int | None, float | None]:

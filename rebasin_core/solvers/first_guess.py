@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rebasin_core.actions import act, occurrence_pairs
+from rebasin_core.actions import act
 from rebasin_core.assignment import linear_assignment
 from rebasin_core.axes import AxesSpec, Fixed, Group
 from rebasin_core.backends.protocol import Array, Backend
@@ -12,11 +12,14 @@ from rebasin_core.objectives.weights import inner_product
 from rebasin_core.plan import Plan
 from rebasin_core.precision import widened
 from rebasin_core.soft_plan import SoftPlan
+from rebasin_core.solvers.scores import Reading, Scores
 
 __all__ = ["first_guess", "uniform_matrices"]
 
 
-def first_guess(graph: PermutationGraph, params_a: Params, params_b: Params, backend: Backend) -> Plan:
+def first_guess(
+    graph: PermutationGraph, params_a: Params, params_b: Params, backend: Backend, scores: Scores | None = None
+) -> Plan:
     """Match every group once, by what can be said of it while the groups beside it are still unknown.
 
     An unknown group mixes its units evenly, by the centre of the doubly stochastic matrices. What is left of a weight
@@ -35,6 +38,8 @@ def first_guess(graph: PermutationGraph, params_a: Params, params_b: Params, bac
         The fixed network and the one to re-base.
     backend : Backend
         Theirs.
+    scores : Scores, optional
+        Where to leave what came out on the way of the scores at the plan, for `descend`.
 
     Returns
     -------
@@ -58,7 +63,7 @@ def first_guess(graph: PermutationGraph, params_a: Params, params_b: Params, bac
     >>> first_guess(graph, a, rb.permute(a, plan, graph), get_backend(a["w1"])) == plan.inverse()
     True
     """
-    names = graph.learned
+    names, known = graph.learned, scores or Scores(graph, backend)
     a, b = ({name: widened(backend, params[name]) for name in names} for params in (params_a, params_b))
     touching = {g: [name for name in names if g in graph.axes[name].groups] for g in graph.groups}
     unknown = {g: m for g, m in uniform_matrices(graph).items() if touching[g]}
@@ -69,12 +74,13 @@ def first_guess(graph: PermutationGraph, params_a: Params, params_b: Params, bac
         ready = [g for g in unknown if graph.parents.get(g) not in unknown]
         for group in ready:
             if group not in found:
-                found[group] = _match(graph, a, b, touching[group], group, unknown, backend)
+                found[group] = _match(graph, a, b, touching[group], group, unknown, backend, known)
         # Rounded, so that groups of two units, all equally certain, go in the order of the graph on every machine.
         group = max(ready, key=lambda g: round(found[g][0], 6))
         perm = found.pop(group)[1]
         del unknown[group]
         plan = plan.replace(group, perm)
+        known.move(group, perm, touching[group])
         for name in touching[group]:
             action = backend.asarray(perm, like=b[name], dtype="int64")
             b[name] = act(backend, b[name], graph.axes[name], graph.groups, {group: action})
@@ -96,20 +102,17 @@ def _match(
     group: str,
     unknown: dict[str, np.ndarray],
     backend: Backend,
+    known: Scores,
 ) -> tuple[float, np.ndarray]:
     """How much the best assignment of one group stands out from chance, and the assignment."""
-    scores: np.ndarray = np.zeros(unknown[group].shape)
-    quadratic: list[tuple[AxesSpec, Array, Array]] = []
-    for name in names:
+
+    def read(name: str) -> Reading:
         spec, x, y = _without_unknown_axes(graph, graph.axes[name], a[name], b[name], group, unknown, backend)
         mixed = {g: backend.asarray(unknown[g], like=y) for g in spec.groups if g in unknown and g != group}
-        y = act(backend, y, spec, graph.groups, mixed)
-        places = list(occurrence_pairs(backend, x, y, spec, graph.groups, group))
-        if len(places) == 1:
-            rows, columns = places[0]
-            scores = scores + backend.to_numpy(backend.matmul(rows, backend.matrix_transpose(columns)))
-        else:
-            quadratic.append((spec, x, y))
+        return spec, x, act(backend, y, spec, graph.groups, mixed)
+
+    linear, quadratic = known.linear(group, names, read)
+    scores = np.zeros(unknown[group].shape) if linear is None else backend.to_numpy(linear)
 
     def similarity(soft: dict[str, Array]) -> Array:
         total: Array = 0.0

@@ -23,6 +23,7 @@ from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.first_guess import first_guess
 from rebasin_core.solvers.fits import misfit
 from rebasin_core.solvers.pair_swaps import helpful_swaps
+from rebasin_core.solvers.scores import Scores, product
 from rebasin_core.solvers.search import OVER, Search
 
 __all__ = ["WeightMatching", "descend"]
@@ -100,11 +101,14 @@ class WeightMatching:
         unfinished, count = 0, self.num_starts or (MOST_STARTS if problem.size <= SMALL else 1)
         with progress_bar(None, "weight matching", progress) as bar:
             for start in range(count):
-                plan = _start(problem, start, rng)
-                sweeps = descend(problem.graph, problem.params_a, problem.params_b, plan, rng, problem.backend)
-                moved = False
-                for plan, moved in islice(sweeps, self.max_sweeps):  # noqa: B007, read behind the loop
-                    search.step(plan, search.see(plan))
+                graph, backend = problem.graph, problem.backend
+                scores = Scores(graph, backend)
+                plan = _start(problem, start, rng, scores)
+                sweeps = descend(graph, problem.params_a, problem.params_b, plan, rng, backend, scores)
+                for sweep, (plan, moved) in enumerate(islice(sweeps, self.max_sweeps), 1):
+                    # Judging takes half as long as a sweep: every plan is better than the last, which says it all.
+                    if problem.size <= SMALL or not moved or sweep == self.max_sweeps:
+                        search.step(plan, search.see(plan))
                     bar.update(f"start {start + 1} of {count}, {problem.objective.name} {search.best:.6g}")
                     if search.is_over:
                         return search.solution(True, OVER)
@@ -115,22 +119,30 @@ class WeightMatching:
         return search.solution(True, "no group improves any more")
 
 
-def _start(problem: Problem, start: int, rng: np.random.Generator) -> Plan:
+def _start(problem: Problem, start: int, rng: np.random.Generator, scores: Scores) -> Plan:
     if start == 0:
-        return first_guess(problem.graph, problem.params_a, problem.params_b, problem.backend)
+        return first_guess(problem.graph, problem.params_a, problem.params_b, problem.backend, scores)
     return Plan.identity(problem.graph) if start == 1 else Plan.random(problem.graph, rng)
 
 
 def descend(
-    graph: PermutationGraph, params_a: Params, params_b: Params, plan: Plan, rng: np.random.Generator, backend: Backend
+    graph: PermutationGraph,
+    params_a: Params,
+    params_b: Params,
+    plan: Plan,
+    rng: np.random.Generator,
+    backend: Backend,
+    scores: Scores | None = None,
 ) -> Iterator[tuple[Plan, bool]]:
     """Improve a plan, sweep by sweep, until nothing changes; yield the plan after each and whether it changed.
 
     The similarity ``<A, pi(B)>`` over the learned parameters never falls. A group is looked at again only after a group
     that shares a parameter with it has moved: until then, its assignment is still the best one. A group that stands
     several times in one parameter makes the similarity quadratic: there an assignment is only a direction, taken if it
-    is measured to help, and swaps of two units follow where it does not.
+    is measured to help, and swaps of two units follow where it does not. `scores` may hold what is known of them at the
+    plan, from whoever made it.
     """
+    scores = scores or Scores(graph, backend)
     touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
     neighbours = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
     here = plan.apply(params_b, graph)
@@ -142,7 +154,7 @@ def descend(
             if group not in stale:
                 continue
             stale.discard(group)
-            for perm, arrays in _steps(graph, params_a, here, group, touching[group], backend):
+            for perm, arrays in _steps(graph, params_a, here, group, touching[group], backend, scores):
                 plan = plan.reorder(group, perm)
                 here.update(arrays)
                 stale |= neighbours[group]
@@ -151,7 +163,13 @@ def descend(
 
 
 def _steps(
-    graph: PermutationGraph, params_a: Params, here: Params, group: str, names: list[str], backend: Backend
+    graph: PermutationGraph,
+    params_a: Params,
+    here: Params,
+    group: str,
+    names: list[str],
+    backend: Backend,
+    known: Scores,
 ) -> Iterator[tuple[np.ndarray, Params]]:
     """Reorderings of one group that help, one after the other, each with the parameters it moves.
 
@@ -160,27 +178,27 @@ def _steps(
     fixed = {name: widened(backend, params_a[name]) for name in names}
     while True:
         moving = {name: widened(backend, here[name]) for name in names}
-        pairs = [
-            pair
-            for name in names
-            for pair in occurrence_pairs(backend, fixed[name], moving[name], graph.axes[name], graph.groups, group)
-        ]
-        similarity = sum(backend.matmul(a, backend.matrix_transpose(b)) for a, b in pairs)
+        similarity, doubled = known.linear(group, names, lambda name: (graph.axes[name], fixed[name], moving[name]))  # noqa: B023
+        for spec, a, b in doubled:
+            for pair in occurrence_pairs(backend, a, b, spec, graph.groups, group):
+                part = product(backend, *pair)
+                similarity = part if similarity is None else similarity + part
         scores = backend.to_numpy(similarity).astype(np.float64)
         # What rounding alone may do to a sum of this many products of this size.
         noise = resolution(backend.dtype(similarity)) * float(np.abs(scores).sum(axis=-1).max())
-        quadratic = len(pairs) > len(names)
         swaps = partial(helpful_swaps, backend, scores, fixed, moving, graph, group)
-        before = _inner(fixed, moving) if quadratic else 0.0
-        for perm in _proposals(scores, noise, swaps if quadratic and group not in graph.parents else None):
+        before = _inner(fixed, moving) if doubled else 0.0
+        for perm in _proposals(scores, noise, swaps if doubled and group not in graph.parents else None):
             action = {group: backend.asarray(perm, like=here[names[0]], dtype="int64")}
             arrays = {name: act(backend, here[name], graph.axes[name], graph.groups, action) for name in names}
-            if not quadratic or _inner(fixed, arrays) - before > noise:
+            if not doubled or _inner(fixed, arrays) - before > noise:
+                after = {name: widened(backend, x) for name, x in arrays.items()}
+                known.move(group, perm, names, (fixed, moving, after))
                 yield perm, arrays
                 break
         else:
             return
-        if not quadratic:
+        if not doubled:
             return
 
 
