@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.sinkhorn.kernel import apply, apply_transpose, limits_of
-from rebasin_core.sinkhorn.laplacian import SoftLaplacian, conjugate_gradients, solve
+from rebasin_core.sinkhorn.laplacian import SoftLaplacian, conjugate_gradients, series, solve
 
 __all__ = ["Pullback", "pullback_of", "residual", "temperature_cotangent"]
 
@@ -60,7 +60,14 @@ def _residual_of_soft(backend: Backend, P: Array, Z: Array, a: Array) -> tuple[A
     b = backend.sum(P, axis=-2, keepdims=True)
     size = _size(backend, rhs)
     tolerance = 10.0 * limits_of(backend, P).eps
-    x, unfinished = conjugate_gradients(backend, SoftLaplacian(P, a, b), rhs / size, tolerance, _MAX_SOFT_ITERATIONS)
+    S = SoftLaplacian(P, a, b)
+    x, slow = series(backend, S, rhs / size, tolerance)
+    x, unfinished = backend.cond(
+        backend.any(slow),
+        lambda x: conjugate_gradients(backend, S, rhs / size, tolerance, _MAX_SOFT_ITERATIONS),
+        lambda x: (x, slow),
+        x,
+    )
     v = size * x
     u = (Q_rows - apply(backend, P, v)) / a
     return Z - backend.matrix_transpose(u) - v, backend.any(unfinished)

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from rebasin_core.backends import get_backend
 from rebasin_core.sinkhorn import sinkhorn
-from rebasin_core.sinkhorn.laplacian import SoftLaplacian, cholesky, conjugate_gradients, solve, split_laplacian
+from rebasin_core.sinkhorn.laplacian import SoftLaplacian, cholesky, conjugate_gradients, series, solve, split_laplacian
 
 BACKEND = get_backend(np.zeros(1))
 
@@ -105,3 +105,36 @@ def test_iterations_replace_a_factorisation_that_fails(monkeypatch):
 def test_zero_right_hand_side_gives_zero():
     P, rhs = system((2, 300, 300), 1.0)
     assert not solve(BACKEND, P, 0.0 * rhs, 1e-12, 200).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 128, 128), (1, 96, 128)])
+def test_the_series_solves_for_soft_plans(shape):
+    P, rhs = system(shape, 1.0)
+    x, unfinished = series(BACKEND, soft(P), rhs, 1e-10)
+    assert not unfinished.any()
+    exact, _ = conjugate_gradients(BACKEND, soft(P), rhs, 1e-13, 200)
+    assert_allclose(centred(x), centred(exact), rtol=1e-8, atol=1e-9)
+
+
+def test_the_series_gives_up_at_once_where_its_terms_fall_slowly():
+    """Two clusters of units that hardly anything joins: the second eigenvalue is close to 1."""
+    n, terms = 64, []
+    X = 6.0 * (np.arange(n)[:, None] // 32 == np.arange(n) // 32)
+    P = sinkhorn(X[None], tol=1e-12)
+    rhs = np.where(np.arange(n) < 32, 1.0, -1.0)[None, None]
+
+    class Counted(SoftLaplacian):
+        def __getattribute__(self, name):
+            if name == "P":
+                terms.append(name)
+            return super().__getattribute__(name)
+
+    _, unfinished = series(BACKEND, Counted(*soft(P)), rhs, 1e-6)
+    assert unfinished.all()
+    assert len(terms) == 2  # one term: P is read twice
+
+
+def test_the_series_of_nothing_is_nothing():
+    x, unfinished = series(BACKEND, soft(system((1, 8, 8), 1.0)[0]), np.zeros((1, 1, 8)), 1e-6)
+    assert_allclose(x, 0.0)
+    assert not unfinished.any()
