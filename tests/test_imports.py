@@ -28,7 +28,7 @@ FRAMEWORKS = {"torch", "torchvision", "transformers", "tensorflow", "keras", "ja
 
 # From the bottom up: a module imports those of its own layer and below, never above.
 LAYERS = [
-    {"errors", "axes", "sizes", "registry", "settings"},
+    {"errors", "axes", "sizes", "registry", "settings", "optimizers"},
     {"graph", "progress"},
     {"backends"},
     {"precision", "scalars", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "inference", "layers"},

@@ -1,4 +1,4 @@
-"""What the optimisers of both backends have in common: which variables they take and which values they refuse."""
+"""What the optimisers of both backends have in common: which values they refuse, and which dtypes they widen."""
 
 import math
 from collections.abc import Mapping
@@ -6,18 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.errors import NonFiniteError, SettingError
+from rebasin_core.errors import NonFiniteError
 
-__all__ = ["NARROW", "check_finite", "check_variables"]
+__all__ = ["NARROW", "check_finite"]
 
 NARROW = frozenset({"float16", "bfloat16"})
 """Floating dtypes in which small steps get lost."""
-
-
-def check_variables(x: Mapping[str, Any]) -> None:
-    """Raise `SettingError` where there is nothing to optimise."""
-    if not x:
-        raise SettingError("there is no variable to optimise; pass at least one")
 
 
 def check_finite(value: float, gradients: Mapping[str, np.ndarray[Any, Any]], step: int) -> None:

@@ -4,7 +4,7 @@ Every method is the function of JAX with the same meaning. Without ``jax_enable_
 JAX: indices asked for as int64 are then int32, without a word of warning, and logits are float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
-from rebasin_keras.jax_gradients import adam, custom_vjp, value_and_grad
+from rebasin_core.optimizers import Optimizer
+from rebasin_keras.jax_gradients import custom_vjp, minimise, value_and_grad
 
 __all__ = ["JaxBackend"]
 
@@ -218,16 +219,16 @@ class JaxBackend:
         value, gradients = value_and_grad(fun, x)
         return float(value), gradients
 
-    def adam(
+    def minimise(
         self,
         fun: Callable[[dict[str, Array], int], Array],
         x: dict[str, Array],
-        learning_rate: float,
+        optimizer: Optimizer | Mapping[str, Optimizer],
         num_steps: int,
         callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> None:
-        """Minimise with optax's Adam, or JAX's own where optax is missing; half precision is kept in float32."""
-        adam(fun, x, learning_rate, num_steps, callback)
+    ) -> dict[str, Array]:
+        """Minimise with optax, or JAX's own optimisers where it is missing; half precision is kept in float32."""
+        return minimise(fun, x, optimizer, num_steps, callback)
 
     # --- the host, beyond the protocol --------------------------------------------------------------------------------
     def call_on_host(

@@ -5,7 +5,7 @@ Python numbers become tensors of the other argument's dtype before they meet it 
 are read when they enter, and gradients of gathers, which come as ``IndexedSlices``, leave as tensors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
 from rebasin_core.errors import ShapeError
-from rebasin_keras.tensorflow_gradients import adam, custom_vjp, value_and_grad
+from rebasin_core.optimizers import Optimizer
+from rebasin_keras.tensorflow_gradients import custom_vjp, minimise, value_and_grad
 
 __all__ = ["TensorFlowBackend"]
 
@@ -241,16 +242,16 @@ class TensorFlowBackend:
         value, gradients = value_and_grad(fun, x)
         return float(value), gradients
 
-    def adam(
+    def minimise(
         self,
         fun: Callable[[dict[str, Array], int], Array],
         x: dict[str, Array],
-        learning_rate: float,
+        optimizer: Optimizer | Mapping[str, Optimizer],
         num_steps: int,
         callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> None:
-        """Minimise with TensorFlow's Adam kernel; half-precision variables are kept in float32 between steps."""
-        adam(fun, x, learning_rate, num_steps, callback)
+    ) -> dict[str, Array]:
+        """Minimise with TensorFlow's own kernels; half-precision variables are kept in float32 between steps."""
+        return minimise(fun, x, optimizer, num_steps, callback)
 
     # --- the host, beyond the protocol --------------------------------------------------------------------------------
     def call_on_host(

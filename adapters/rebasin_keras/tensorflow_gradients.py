@@ -1,15 +1,16 @@
-"""Gradients in TensorFlow: registering a derivative of one's own, taking one, and following it with Adam."""
+"""Gradients in TensorFlow: registering a derivative of one's own, taking one, and following it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from rebasin_core.errors import SettingError
-from rebasin_keras.descent import NARROW, check_finite, check_variables
+from rebasin_core.optimizers import SGD, Adam, Optimizer, parameter_groups
+from rebasin_keras.descent import NARROW, check_finite
 
-__all__ = ["adam", "custom_vjp", "value_and_grad"]
+__all__ = ["custom_vjp", "minimise", "value_and_grad"]
 
 _EAGER_CALLS, _MOST_SIGNATURES = 20, 64
 
@@ -106,29 +107,37 @@ def value_and_grad(fun: Callable[[Any], Any], x: dict[str, Any]) -> tuple[Any, d
     return value, dense
 
 
-def adam(
+def minimise(
     fun: Callable[[dict[str, Any], int], Any],
     x: dict[str, Any],
-    learning_rate: float,
+    optimizer: Optimizer | Mapping[str, Optimizer],
     num_steps: int,
     callback: Callable[[int, float, dict[str, Any]], bool],
-) -> None:
-    """Minimise ``fun(x, step)`` with the kernel behind TensorFlow's Adam, until `callback` returns True.
+) -> dict[str, Any]:
+    """Minimise ``fun(x, step)`` with the kernels behind TensorFlow's optimisers, until `callback` returns True.
 
-    The kernel and not ``keras.optimizers.Adam``, which computes with Keras's backend: that may be another framework.
+    The kernels and not ``keras.optimizers``, which compute with Keras's backend: that may be another framework. See
+    `Backend.minimise`.
 
     Raises
     ------
+    SettingError
+        There is no variable, or one has no optimiser.
     NonFiniteError
         The value or a gradient is not finite; the message names the step.
     """
-    check_variables(x)
-    wide = {name: tf.float32 if values.dtype.name in NARROW else values.dtype for name, values in x.items()}
-    variables = {name: tf.Variable(tf.cast(values, wide[name]), trainable=False) for name, values in x.items()}
-    first = {name: tf.Variable(tf.zeros_like(v), trainable=False) for name, v in variables.items()}
-    second = {name: tf.Variable(tf.zeros_like(v), trainable=False) for name, v in variables.items()}
+    groups = parameter_groups(optimizer, x)
+    variables = {
+        name: tf.Variable(tf.cast(v, tf.float32 if v.dtype.name in NARROW else v.dtype), trainable=False)
+        for name, v in x.items()
+    }
+    rules = [(_rule(chosen, [variables[name] for name in names]), names) for chosen, names in groups]
+
+    def shown() -> dict[str, Any]:
+        return {name: tf.cast(tf.convert_to_tensor(v), x[name].dtype) for name, v in variables.items()}
+
     for step in range(num_steps):
-        here = {name: tf.cast(tf.convert_to_tensor(v), x[name].dtype) for name, v in variables.items()}
+        here = shown()
 
         def objective(candidate: Any, step: int = step) -> Any:
             return fun(candidate, step)
@@ -136,21 +145,49 @@ def adam(
         value, gradients = value_and_grad(objective, here)
         check_finite(float(value), {name: g.numpy() for name, g in gradients.items()}, step)
         if callback(step, float(value), here):
-            return
-        for name, variable in variables.items():
+            return here
+        for move, names in rules:
+            move(step, [tf.cast(gradients[name], variables[name].dtype) for name in names])
+    return shown()
 
-            def number(value: float, dtype: Any = wide[name]) -> Any:
-                return tf.constant(value, dtype=dtype)
 
+def _rule(optimizer: Optimizer, variables: list[Any]) -> Callable[[int, list[Any]], None]:
+    """Return what makes one step of a parameter group, given the step and the gradients."""
+
+    def zeros() -> list[Any]:
+        return [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+
+    first, second = zeros(), zeros() if isinstance(optimizer, Adam) else []
+
+    def sgd(step: int, gradients: list[Any]) -> None:
+        assert isinstance(optimizer, SGD)
+        if optimizer.clip is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, optimizer.clip)
+        for variable, velocity, gradient in zip(variables, first, gradients, strict=True):
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.handle,
+                accum=velocity.handle,
+                lr=tf.constant(optimizer.learning_rate, variable.dtype),
+                grad=gradient,
+                momentum=tf.constant(optimizer.momentum, variable.dtype),
+            )
+
+    def adam(step: int, gradients: list[Any]) -> None:
+        assert isinstance(optimizer, Adam)
+        for variable, m, v, gradient in zip(variables, first, second, gradients, strict=True):
+            if optimizer.weight_decay:
+                variable.assign(variable * (1.0 - optimizer.learning_rate * optimizer.weight_decay))
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
-                m=first[name].handle,
-                v=second[name].handle,
-                beta1_power=number(0.9 ** (step + 1)),
-                beta2_power=number(0.999 ** (step + 1)),
-                lr=number(learning_rate),
-                beta1=number(0.9),
-                beta2=number(0.999),
-                epsilon=number(1e-8),
-                grad=tf.cast(gradients[name], wide[name]),
+                m=m.handle,
+                v=v.handle,
+                beta1_power=tf.constant(0.9 ** (step + 1), variable.dtype),
+                beta2_power=tf.constant(0.999 ** (step + 1), variable.dtype),
+                lr=tf.constant(optimizer.learning_rate, variable.dtype),
+                beta1=tf.constant(0.9, variable.dtype),
+                beta2=tf.constant(0.999, variable.dtype),
+                epsilon=tf.constant(1e-8, variable.dtype),
+                grad=gradient,
             )
+
+    return adam if isinstance(optimizer, Adam) else sgd

@@ -1,6 +1,7 @@
-"""Gradients: registering a derivative of one's own, taking one, and following it with Adam."""
+"""Gradients: registering a derivative of one's own, taking one, and following it."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rebasin_core.errors import NonFiniteError, SettingError
+from rebasin_core.optimizers import SGD, Optimizer, parameter_groups
 from rebasin_torch.values import NARROW
 
-__all__ = ["adam", "custom_vjp", "value_and_grad"]
+__all__ = ["custom_vjp", "minimise", "value_and_grad"]
 
 
 def custom_vjp(primal: Callable[..., Tensor], vjp: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
@@ -45,8 +47,14 @@ def custom_vjp(primal: Callable[..., Tensor], vjp: Callable[..., tuple[Tensor | 
             return vjp(cotangent, output, *arrays)
 
     Function.__name__ = Function.__qualname__ = "Implicit"  # what a person reads in grad_fn
-    registered: Callable[..., Tensor]
-    registered = torch.compiler.disable(Function.apply)  # type: ignore[no-untyped-call,unused-ignore]
+    # `apply` asks for it at every call, which takes longer than reading an attribute.
+    Function.forward.__signature__ = inspect.signature(Function.forward)  # type: ignore[attr-defined]
+    outside = torch.compiler.disable(Function.apply)  # type: ignore[no-untyped-call,unused-ignore]
+
+    def registered(*arrays: Tensor) -> Tensor:
+        result: Tensor = (outside if torch.compiler.is_compiling() else Function.apply)(*arrays)
+        return result
+
     return registered
 
 
@@ -80,40 +88,66 @@ def _leaf(values: Tensor) -> Tensor:
     return (values.clone() if values.is_inference() else values).requires_grad_()
 
 
-def adam(
+def minimise(
     fun: Callable[[dict[str, Tensor], int], Tensor],
     x: dict[str, Tensor],
-    learning_rate: float,
+    optimizer: Optimizer | Mapping[str, Optimizer],
     num_steps: int,
     callback: Callable[[int, float, dict[str, Tensor]], bool],
-) -> None:
-    """Minimise ``fun(x, step)`` with ``torch.optim.Adam``, until `callback` returns True.
+) -> dict[str, Tensor]:
+    """Minimise ``fun(x, step)`` with ``torch.optim``, until `callback` returns True; see `Backend.minimise`.
 
     `fun` and `callback` see variables of the dtypes that came. Half-precision ones are kept in float32 between steps,
     in which a step that is small beside its variable still counts.
 
     Raises
     ------
+    SettingError
+        There is no variable, or one has no optimiser.
     NonFiniteError
         The value or a gradient is not finite; the message names the step.
     """
-    if not x:
-        raise SettingError("there is no variable to optimise; pass at least one")
+    groups = parameter_groups(optimizer, x)
     with torch.inference_mode(False), torch.enable_grad():
         variables = {
             name: values.detach().clone().to(torch.float32 if values.dtype in NARROW else values.dtype)
             for name, values in x.items()
         }
-        optimiser = torch.optim.Adam(list(variables.values()), lr=learning_rate)
+        steps = [_stepper(chosen, [variables[name] for name in names]) for chosen, names in groups]
+
+    def shown() -> dict[str, Tensor]:
+        return {name: values.to(x[name].dtype, copy=True) for name, values in variables.items()}
+
     for step in range(num_steps):
-        here = {name: values.to(x[name].dtype, copy=True) for name, values in variables.items()}
+        here = shown()
         value, gradients = value_and_grad(partial(_at, fun, step), here)
         _check_finite(value, gradients, step)
         if callback(step, float(value), here):
-            return
+            return here
         for name, values in variables.items():
             values.grad = gradients[name].to(values.dtype)
-        optimiser.step()
+        for move in steps:
+            move()
+    return shown()
+
+
+def _stepper(optimizer: Optimizer, variables: list[Tensor]) -> Callable[[], Any]:
+    """Return what makes one step of a parameter group, whose gradients are in ``.grad``."""
+    if isinstance(optimizer, SGD):
+        sgd = torch.optim.SGD(variables, lr=optimizer.learning_rate, momentum=optimizer.momentum)
+        if optimizer.clip is None:
+            return sgd.step
+        longest = optimizer.clip
+
+        def clipped() -> None:
+            torch.nn.utils.clip_grad_norm_(variables, longest)
+            sgd.step()
+
+        return clipped
+    if optimizer.weight_decay:
+        decay = optimizer.weight_decay
+        return torch.optim.AdamW(variables, lr=optimizer.learning_rate, weight_decay=decay).step
+    return torch.optim.Adam(variables, lr=optimizer.learning_rate).step
 
 
 def _check_finite(value: Tensor, gradients: dict[str, Tensor], step: int) -> None:

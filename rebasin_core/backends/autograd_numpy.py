@@ -4,21 +4,20 @@ Autograd's own derivatives of ``where``, ``maximum``, ``minimum`` and ``max`` pr
 that of ``where`` forgets to undo broadcasting; these four are registered anew here, so that gradients keep the dtype.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import autograd
 import autograd.numpy as anp
 import numpy as np
 from autograd.extend import Box, defvjp, defvjp_argnums, primitive, vspace
-from autograd.misc.optimizers import adam as autograd_adam
 from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval
 from scipy.linalg.lapack import get_lapack_funcs
 
+from rebasin_core.backends.autograd_descent import minimise
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
-from rebasin_core.errors import NonFiniteError
+from rebasin_core.optimizers import Optimizer
 
 __all__ = ["AutogradBackend"]
 
@@ -217,55 +216,16 @@ class AutogradBackend:
         value, gradient = autograd.value_and_grad(fun)(x)
         return float(value), gradient
 
-    def adam(
+    def minimise(
         self,
         fun: Callable[[dict[str, Array], int], Array],
         x: dict[str, Array],
-        learning_rate: float,
+        optimizer: Optimizer | Mapping[str, Optimizer],
         num_steps: int,
         callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> None:
-        """Minimise with ``autograd.misc.optimizers.adam``; its moments are float64, the variables keep their dtype."""
-        shapes = {name: np.shape(values) for name, values in x.items()}
-        dtypes = {name: self.dtype(values) for name, values in x.items()}
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
-
-        def unflatten(flat: Array) -> dict[str, Array]:
-            parts = np.split(flat, ends[:-1])
-            return {name: part.reshape(shapes[name]).astype(dtypes[name]) for name, part in zip(x, parts, strict=True)}
-
-        def gradient(flat: Array, step: int) -> Array:
-            variables = unflatten(flat)
-            value, grads = self.value_and_grad(lambda candidate: fun(candidate, step), variables)
-            _check_finite(value, grads, step)
-            if callback(step, value, variables):
-                raise _StopEarly
-            return _flatten(grads)
-
-        with suppress(_StopEarly):
-            autograd_adam(gradient, _flatten(x), num_iters=num_steps, step_size=learning_rate)
-
-
-class _StopEarly(Exception):  # noqa: N818 -- a signal, not an error
-    """Leaves autograd's optimiser, which has no other way out before its last step."""
-
-
-def _flatten(x: dict[str, Array]) -> np.ndarray[Any, Any]:
-    return np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in x.values()])
-
-
-def _check_finite(value: float, gradients: dict[str, Array], step: int) -> None:
-    if not np.isfinite(value):
-        raise NonFiniteError(
-            f"The loss is {value} at step {step}; expected a finite number. "
-            "Lower the learning rate, or rescale the loss."
-        )
-    for name, gradient in gradients.items():
-        if not np.all(np.isfinite(gradient)):
-            raise NonFiniteError(
-                f"The gradient of {name!r} holds NaN or infinity at step {step}; expected finite numbers. Lower the "
-                "learning rate, or look for a division by zero or a logarithm of zero in the loss."
-            )
+    ) -> dict[str, Array]:
+        """Minimise in float64 with ``autograd.misc.optimizers.adam`` and plain steps; variables keep their dtype."""
+        return minimise(self.value_and_grad, fun, x, optimizer, num_steps, callback)
 
 
 def _values(x: Array) -> Array:

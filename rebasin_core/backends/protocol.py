@@ -17,10 +17,12 @@ Control flow that depends on data goes through `while_loop` and `cond`, so that 
 framework compiles them. `rebasin_core.sinkhorn` and `rebasin_core.plan` are written against this page alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+from rebasin_core.optimizers import Optimizer
 
 __all__ = ["Array", "Axis", "Backend", "DtypeName"]
 
@@ -34,7 +36,12 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 class Backend(Protocol):
-    """The operations the core needs; see the module's page for the laws they obey."""
+    """The operations the core needs; see the module's page for the laws they obey.
+
+    A backend may have one method more: ``deferred_mix(x, rows, columns, mix)`` stands for ``mix() = rows @ x @
+    columns.T``, the weight of a layer mixed along its outputs and its inputs (None: not along that axis), computed when
+    it is used, or never, where what goes in and out of the layer is mixed instead.
+    """
 
     name: str
     vectorises: bool  # whether `vmap`, called eagerly, costs much less than a loop
@@ -222,17 +229,19 @@ class Backend(Protocol):
         """Value and gradient of a scalar function of a dictionary of arrays."""
         ...
 
-    def adam(
+    def minimise(
         self,
         fun: Callable[[dict[str, Array], int], Array],
         x: dict[str, Array],
-        learning_rate: float,
+        optimizer: Optimizer | Mapping[str, Optimizer],
         num_steps: int,
         callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> None:
-        """Minimise ``fun(x, step)`` with the framework's own Adam.
+    ) -> dict[str, Array]:
+        """Minimise ``fun(x, step)`` with the framework's own optimisers, and return the variables after the last step.
 
-        `callback` receives the step, the value and the variables *before* the step's update, and ends the run by
-        returning ``True``. Raises `NonFiniteError` when the value or a gradient is not finite.
+        `optimizer` is one for all variables, or one per name; variables whose optimisers are equal form one parameter
+        group, over which a gradient is clipped. `callback` receives the step, the value and the variables *before* the
+        step's update, and ends the run by returning ``True``; these variables are then what is returned. Half-precision
+        variables are kept in float32 between steps. Raises `NonFiniteError` when the value or a gradient is not finite.
         """
         ...

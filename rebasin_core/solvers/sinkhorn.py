@@ -10,6 +10,7 @@ from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
 from rebasin_core.objectives.base import Sample
+from rebasin_core.optimizers import Adam
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import Progress, progress_bar
@@ -193,7 +194,9 @@ class Sinkhorn:
             return bool(stopped)
 
         scale = _inverse_size(problem, value, logits)
-        backend.adam(lambda x, step: value(x, step) * scale, logits, self.learning_rate, self.max_steps, judge)
+        backend.minimise(
+            lambda x, step: value(x, step) * scale, logits, Adam(self.learning_rate), self.max_steps, judge
+        )
         return stopped[0] if stopped else None
 
     def _tau(self, step: int) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params
+from rebasin_core.optimizers import Adam
 from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import progress_bar
@@ -118,7 +119,8 @@ class StraightThrough:
                     reason = f"no better plan in {self.patience} steps"
                 return bool(reason)
 
-            problem.backend.adam(value, projection.surrogate(), self.learning_rate, self.max_steps, judge)
+            optimizer = Adam(self.learning_rate)
+            problem.backend.minimise(value, projection.surrogate(), optimizer, self.max_steps, judge)
         return search.solution(bool(reason), reason or f"reached max_steps={self.max_steps}")
 
 

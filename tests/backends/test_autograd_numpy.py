@@ -8,7 +8,8 @@ from autograd.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rebasin_core.backends.autograd_numpy import AutogradBackend
-from rebasin_core.errors import NonFiniteError
+from rebasin_core.errors import NonFiniteError, SettingError
+from rebasin_core.optimizers import SGD, Adam
 
 B = AutogradBackend()
 RNG = np.random.default_rng(0)
@@ -194,7 +195,7 @@ def test_value_and_grad_of_a_dictionary():
     assert_array_equal(gradient["b"], np.ones((1, 3)))
 
 
-# --- adam -------------------------------------------------------------------------------------------------------------
+# --- optimisers -------------------------------------------------------------------------------------------------------
 def run_adam(fun, x, num_steps=200, stop_at=None):
     seen = []
 
@@ -202,7 +203,7 @@ def run_adam(fun, x, num_steps=200, stop_at=None):
         seen.append((step, value, variables))
         return step == stop_at
 
-    B.adam(fun, x, 0.1, num_steps, callback)
+    B.minimise(fun, x, Adam(0.1), num_steps, callback)
     return seen
 
 
@@ -240,3 +241,96 @@ def test_adam_refuses_what_is_not_finite():
     infinite = B.custom_vjp(lambda x: B.sum(x), lambda g, output, x: (np.full_like(x, np.inf),))
     with pytest.raises(NonFiniteError, match="gradient of 'a'"):
         run_adam(lambda x, step: infinite(x["a"]), {"a": np.ones(1)})
+
+
+def steps_of(fun, x, optimizer, num_steps=4):
+    """The variables before every step, and after the last."""
+    seen = []
+    last = B.minimise(fun, x, optimizer, num_steps, lambda step, value, here: seen.append(here))
+    return [{name: B.to_numpy(values) for name, values in here.items()} for here in (*seen, last)]
+
+
+OPTIMIZERS = {
+    "adam": Adam(0.1),
+    "decay": Adam(0.1, weight_decay=0.5),
+    "sgd": SGD(0.1),
+    "momentum": SGD(0.1, momentum=0.9),
+    "clipped": SGD(0.1, momentum=0.5, clip=0.7),
+}
+
+
+def expected_steps(optimizer, x, gradient, num_steps):
+    """The textbook, in NumPy."""
+    path, v, m, s = [x], np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
+    for t in range(1, num_steps + 1):
+        g = gradient(x)
+        if isinstance(optimizer, SGD):
+            norm = np.linalg.norm(g)
+            g = g if optimizer.clip is None or norm <= optimizer.clip else g * optimizer.clip / norm
+            v = optimizer.momentum * v + g
+            x = x - optimizer.learning_rate * v
+        else:
+            m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
+            step = (m / (1 - 0.9**t)) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8)
+            x = x * (1 - optimizer.learning_rate * optimizer.weight_decay) - optimizer.learning_rate * step
+        path.append(x)
+    return path
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_follows_the_textbook(name):
+    x = np.array([1.0, -2.0, 0.5], np.float32)
+    path = steps_of(lambda v, step: B.sum(v["a"] ** 2), {"a": np.asarray(x)}, OPTIMIZERS[name])
+    for found, wanted in zip(path, expected_steps(OPTIMIZERS[name], x, lambda x: 2 * x, 4), strict=True):
+        assert_allclose(found["a"], wanted, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("second", ["decay", "momentum", "clipped"])
+def test_two_optimisers_do_to_each_variable_what_they_do_alone(second):
+    first, other = OPTIMIZERS["adam"], OPTIMIZERS[second]
+    x = {"a": np.asarray(np.ones((2, 2), np.float32)), "b": np.asarray(np.array([3.0, -4.0], np.float32))}
+
+    def fun(v, step):
+        return sum(B.sum(values**2) for values in v.values())
+
+    both = steps_of(fun, x, {"a": first, "b": other})
+    for name, optimizer in (("a", first), ("b", other)):
+        alone = steps_of(fun, {name: x[name]}, optimizer)
+        assert_allclose([here[name] for here in both], [here[name] for here in alone], rtol=1e-6)
+
+
+def test_the_first_step_of_sgd_is_the_gradient_and_clipping_bounds_that_of_a_whole_group():
+    x = {"a": np.asarray(np.array([3.0], np.float32)), "b": np.asarray(np.array([4.0], np.float32))}
+
+    def fun(v, step):
+        return B.sum(v["a"] ** 2) + B.sum(v["b"] ** 2)
+
+    _, after = steps_of(fun, x, SGD(0.25), 1)
+    assert_allclose([after["a"][0], after["b"][0]], [3.0 - 0.25 * 6.0, 4.0 - 0.25 * 8.0], rtol=1e-6)
+    _, after = steps_of(fun, x, SGD(0.25, clip=1.0), 1)
+    assert_allclose([3.0 - after["a"][0], 4.0 - after["b"][0]], [0.25 * 0.6, 0.25 * 0.8], rtol=1e-5)
+    _, after = steps_of(fun, x, {"a": SGD(0.25, clip=1.0), "b": SGD(0.5, clip=1.0)}, 1)
+    assert_allclose([3.0 - after["a"][0], 4.0 - after["b"][0]], [0.25, 0.5], rtol=1e-5)
+
+
+def test_what_is_returned_is_what_the_callback_would_see_next():
+    x = {"a": np.asarray(np.ones(2, np.float32))}
+
+    def fun(v, step):
+        return B.sum(v["a"] ** 2)
+
+    long, short = steps_of(fun, x, SGD(0.1), 5), steps_of(fun, x, SGD(0.1), 3)
+    assert_array_equal(short[-1]["a"], long[3]["a"])
+    stopped = B.minimise(fun, x, SGD(0.1), 5, lambda step, value, here: step == 2)
+    assert_array_equal(B.to_numpy(stopped["a"]), long[2]["a"])
+
+
+def test_every_variable_needs_an_optimiser_and_no_more():
+    x = {"a": np.asarray(np.ones(1, np.float32))}
+    for optimizer, message in (
+        ({}, "no optimiser: 'a'"),
+        ({"a": SGD(1.0), "c": SGD(1.0)}, "no variable: 'c'"),
+        (0.1, "got 0.1"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            B.minimise(lambda v, step: B.sum(v["a"]), x, optimizer, 1, lambda *_: False)
