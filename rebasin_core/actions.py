@@ -17,7 +17,7 @@ import numpy as np
 from rebasin_core.axes import AxesSpec, Axis, Fixed, Gather, Group, Product, Sum, size
 from rebasin_core.backends.protocol import Array, Backend
 
-__all__ = ["Action", "act", "occurrence_pairs"]
+__all__ = ["Action", "act", "as_matrix", "occurrence_pairs"]
 
 Action: TypeAlias = Array
 """An index vector ``(n,)`` / ``(parent, n)``, or a matrix ``(n, n)`` / ``(parent, n, n)``, of one group."""
@@ -62,6 +62,24 @@ def act(backend: Backend, x: Array, spec: AxesSpec, sizes: Mapping[str, int], ac
     if not any(name in actions for name in spec.groups):
         return x
     return _product(backend, x, spec.axes, 0, sizes, {}, visit)
+
+
+def as_matrix(spec: AxesSpec) -> tuple[str | None, str | None] | None:
+    """Groups of the first and the second axis, None for one that stays, of an array that is a layer's weight.
+
+    Returns None where another axis moves, where an axis is made of several parts, and where a group is local.
+    """
+    if len(spec.axes) < 2 or not all(isinstance(axis, Fixed) for axis in spec.axes[2:]):
+        return None
+    names: list[str | None] = []
+    for axis in spec.axes[:2]:
+        if isinstance(axis, Group) and axis.parent is None:
+            names.append(axis.name)
+        elif isinstance(axis, Fixed):
+            names.append(None)
+        else:
+            return None
+    return names[0], names[1]
 
 
 def occurrence_pairs(

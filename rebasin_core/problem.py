@@ -89,7 +89,8 @@ class Problem:
 
     def soft_value(self, soft: SoftPlan, sample: Sample) -> Array:
         """Objective of a soft plan on one sample; differentiable in the plan."""
-        return self.objective.value(self.params_a, soft.apply(self.params_b, self.graph), sample)
+        rebased = soft.apply(self.params_b, self.graph, deferred=self.objective.computes_once)
+        return self.objective.value(self.params_a, rebased, sample)
 
     def _finite(self, value: Array) -> float:
         number = as_number(value, f"the objective {self.objective.name!r}")

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
-from rebasin_core.actions import act
+from rebasin_core.actions import act, as_matrix
 from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
@@ -157,8 +158,19 @@ class SoftPlan(Mapping[str, Array]):
             transposed[group] = flipped
         return SoftPlan(transposed, self._parents)
 
-    def apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
+    def apply(self, params: Mapping[str, Array], graph: PermutationGraph, deferred: bool = False) -> dict[str, Array]:
         """Mix a dictionary of arrays of the plan's framework; differentiable in the plan and in the arrays.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            The network's arrays, of the plan's framework.
+        graph : PermutationGraph
+            What the plan is of.
+        deferred : bool, default False
+            Let weights of layers be mixed when they are used, where the backend has a method ``deferred_mix``
+            (PyTorch's): the layer then mixes its weight, or what goes in and comes out, whichever is cheaper. For a
+            network that is computed once.
 
         Raises
         ------
@@ -177,7 +189,12 @@ class SoftPlan(Mapping[str, Array]):
                 if "float" not in backend.dtype(x):  # whole numbers per channel mix to fractions
                     x = backend.astype(x, backend.dtype(self[spec.groups[0]]))
                 actions = {g: backend.astype(self[g], backend.dtype(x)) for g in spec.groups}
-                x = act(backend, x, spec, graph.groups, actions)
+                mix = partial(act, backend, x, spec, graph.groups, actions)
+                layer, defer = as_matrix(spec), getattr(backend, "deferred_mix", None) if deferred else None
+                if layer is None or defer is None:
+                    x = mix()
+                else:
+                    x = defer(x, *(None if g is None else actions[g] for g in layer), mix)
             moved[name] = x
         return moved
 

@@ -5,7 +5,7 @@ Values travel to the host where the core asks for them (`TorchBackend.to_numpy`:
 and where a loop has to know whether it is done: that costs a synchronisation on a CUDA device, not a copy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
 from rebasin_core.errors import UnsupportedArrayError
-from rebasin_torch.gradients import adam, custom_vjp, value_and_grad
+from rebasin_core.optimizers import Optimizer
+from rebasin_torch.deferred import deferred_mix
+from rebasin_torch.gradients import custom_vjp, minimise, value_and_grad
 from rebasin_torch.values import can_be_read, to_host
 
 __all__ = ["TorchBackend"]
@@ -207,6 +209,10 @@ class TorchBackend:
         """Return the same values, constant to every gradient."""
         return x.detach()
 
+    def deferred_mix(self, x: Array, rows: Array | None, columns: Array | None, mix: Callable[[], Array]) -> Array:
+        """Return ``mix() = rows @ x @ columns.T``, the weight of a layer, as one that is mixed when it is used."""
+        return deferred_mix(x, rows, columns, mix)
+
     def custom_vjp(
         self, primal: Callable[..., Array], vjp: Callable[..., tuple[Array | None, ...]]
     ) -> Callable[..., Array]:
@@ -218,16 +224,16 @@ class TorchBackend:
         value, gradients = value_and_grad(fun, x)
         return float(value), gradients
 
-    def adam(
+    def minimise(
         self,
         fun: Callable[[dict[str, Array], int], Array],
         x: dict[str, Array],
-        learning_rate: float,
+        optimizer: Optimizer | Mapping[str, Optimizer],
         num_steps: int,
         callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> None:
-        """Minimise with ``torch.optim.Adam``; half-precision variables are kept in float32 between steps."""
-        adam(fun, x, learning_rate, num_steps, callback)
+    ) -> dict[str, Array]:
+        """Minimise with ``torch.optim``; half-precision variables are kept in float32 between steps."""
+        return minimise(fun, x, optimizer, num_steps, callback)
 
 
 def _dtype(name: DtypeName) -> torch.dtype:

@@ -145,9 +145,14 @@ class RebasinNet(nn.Module):
         """Return the doubly stochastic matrices ``S_tau(logits)``, differentiable."""
         return SoftPlan.from_logits(self.logits, self.graph.parents, self.tau, self.num_iters)
 
-    def soft_parameters(self) -> dict[str, Tensor]:
-        """Return the module's tensors, buffers too, mixed by the soft plan (Eq. 6); differentiable in the logits."""
-        return self.soft_plan().apply(self._original(), self.graph)
+    def soft_parameters(self, deferred: bool = False) -> dict[str, Tensor]:
+        """Return the module's tensors, buffers too, mixed by the soft plan (Eq. 6); differentiable in the logits.
+
+        With ``deferred=True`` weights of linear layers and convolutions are mixed when they are used, or what goes in
+        and comes out is, if that is cheaper: choose it when a network is computed with them, once. They pass for
+        tensors: scaled, or with a tensor added, they stay deferred, and anything else computes them.
+        """
+        return self.soft_plan().apply(self._original(), self.graph, deferred)
 
     def plan(self) -> Plan:
         """Return the nearest hard plan: a linear assignment on the logits of every group."""
@@ -173,7 +178,7 @@ class RebasinNet(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def _rebased(self) -> dict[str, Tensor]:
         if self.training:
-            return {**self._all(), **self.soft_parameters()}
+            return {**self._all(), **self.soft_parameters(deferred=not torch.compiler.is_compiling())}
         return {**self._all(), **self.plan().apply(self._original(), self.graph)}
 
     def _original(self) -> dict[str, Tensor]:

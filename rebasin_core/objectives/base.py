@@ -47,6 +47,9 @@ class BoundObjective:
         As `similarity`, of another objective that is minimised in closed form: its plan is a good start for this one.
     least : float, optional
         The lowest value there can be, at which a search is over; None where it is not known.
+    computes_once : bool
+        Whether `value` does nothing with B's parameters but compute the network with them, once: a soft plan may then
+        mix what goes in and out of a layer in place of its weights.
     """
 
     name: str
@@ -57,6 +60,7 @@ class BoundObjective:
     similarity: Similarity | None = None
     hint: Similarity | None = None
     least: float | None = None
+    computes_once: bool = False
 
 
 @runtime_checkable

@@ -76,9 +76,8 @@ class Midpoint:
             for batch in fixed:
                 yield float(batch_size(batch)), batch
 
-        return BoundObjective(
-            self.name, value, batches.shuffled, evaluation, hint=Activations(fixed).hint(model, graph)
-        )
+        hint = Activations(fixed).hint(model, graph)
+        return BoundObjective(self.name, value, batches.shuffled, evaluation, hint=hint, computes_once=True)
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,8 @@ class RandomPoint:
                 for stratum in range(self.strata):
                     yield float(batch_size(batch)), (batch, (stratum + 0.5) / self.strata)
 
-        return BoundObjective(self.name, value, stream, evaluation, hint=Activations(fixed).hint(model, graph))
+        hint = Activations(fixed).hint(model, graph)
+        return BoundObjective(self.name, value, stream, evaluation, hint=hint, computes_once=True)
 
 
 def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:

@@ -40,7 +40,7 @@ def our_step(name: str) -> Step:
 
     def step() -> float:
         optimiser.zero_grad()
-        loss: Tensor = objective.value(params_a, net.soft_parameters(), batch)
+        loss: Tensor = objective.value(params_a, net.soft_parameters(deferred=True), batch)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         optimiser.step()
         return loss.item()
