@@ -165,7 +165,7 @@ def _mix(backend: Backend, x: Array, matrix: Array, axis: int) -> Array:
     if axis == 0:
         return backend.reshape(backend.matmul(matrix, backend.reshape(x, (shape[0], -1))), shape)
     last = backend.moveaxis(x, axis, -1)
-    flat = backend.matmul(backend.reshape(last, (-1, shape[axis])), backend.matrix_transpose(matrix))
+    flat = backend.matmul(backend.reshape(last, (-1, shape[axis])), matrix, transpose_y=True)
     return backend.moveaxis(backend.reshape(flat, backend.shape(last)), -1, axis)
 
 

@@ -172,9 +172,9 @@ class JaxBackend:
         return jnp.take_along_axis(x, indices, axis=axis)
 
     # --- linear algebra -----------------------------------------------------------------------------------------------
-    def matmul(self, x: Array, y: Array) -> Array:
+    def matmul(self, x: Array, y: Array, transpose_y: bool = False) -> Array:
         """Matrix product over the last two axes, broadcast over the others."""
-        return jnp.matmul(x, y)
+        return jnp.matmul(x, jnp.matrix_transpose(y) if transpose_y else y)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Factorise and solve, batched; NaN where `A` is not positive definite."""

@@ -190,9 +190,12 @@ class TensorFlowBackend:
         return self.moveaxis(found, last, axis)
 
     # --- linear algebra -----------------------------------------------------------------------------------------------
-    def matmul(self, x: Array, y: Array) -> Array:
+    def matmul(self, x: Array, y: Array, transpose_y: bool = False) -> Array:
         """Matrix product over the last two axes, broadcast over the others."""
-        return tf.matmul(x, y)
+        if x.shape.rank == y.shape.rank == 3 and x.shape[0] == y.shape[0] == 1:
+            # TensorFlow multiplies two matrices several times faster than batches of one.
+            return tf.matmul(x[0], y[0], transpose_b=transpose_y)[None]
+        return tf.matmul(x, y, transpose_b=transpose_y)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Factorise and solve, batched; NaN where `A` is not positive definite."""

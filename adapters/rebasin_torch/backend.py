@@ -171,8 +171,10 @@ class TorchBackend:
         return torch.take_along_dim(x, indices, dim=axis)
 
     # --- linear algebra -----------------------------------------------------------------------------------------------
-    def matmul(self, x: Array, y: Array) -> Array:
+    def matmul(self, x: Array, y: Array, transpose_y: bool = False) -> Array:
         """Matrix product over the last two axes, broadcast over the others."""
+        if transpose_y:
+            y = y.mT
         if x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0]:
             return torch.bmm(x, y)  # what matmul does in the end, after as long a time for small matrices
         return torch.matmul(x, y)

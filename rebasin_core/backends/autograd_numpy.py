@@ -164,9 +164,9 @@ class AutogradBackend:
         return x[tuple(grids)]
 
     # --- linear algebra -----------------------------------------------------------------------------------------------
-    def matmul(self, x: Array, y: Array) -> Array:
+    def matmul(self, x: Array, y: Array, transpose_y: bool = False) -> Array:
         """Matrix product over the last two axes, broadcast over the others."""
-        return anp.matmul(x, y)
+        return anp.matmul(x, anp.swapaxes(y, -1, -2) if transpose_y else y)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Solve with LAPACK's posv, slice by slice; NaN where `A` is not positive definite."""

@@ -175,8 +175,11 @@ class Backend(Protocol):
         ...
 
     # --- linear algebra -----------------------------------------------------------------------------------------------
-    def matmul(self, x: Array, y: Array) -> Array:
-        """Matrix product over the last two axes, broadcast over the others; both have at least two."""
+    def matmul(self, x: Array, y: Array, transpose_y: bool = False) -> Array:
+        """Matrix product ``x @ y``, or ``x @ y^T``, over the last two axes, broadcast over the others.
+
+        Both have at least two axes. Frameworks without views transpose inside of the product for nothing.
+        """
         ...
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:

@@ -56,7 +56,7 @@ def compute_dtype(dtype: DtypeName) -> DtypeName:
 
 def apply(backend: Backend, A: Array, x: Array) -> Array:
     """``A x`` for row vectors: (batch, m, n), (batch, 1, n) to (batch, 1, m)."""
-    return backend.matmul(x, backend.matrix_transpose(A))
+    return backend.matmul(x, A, transpose_y=True)
 
 
 def apply_transpose(backend: Backend, A: Array, y: Array) -> Array:

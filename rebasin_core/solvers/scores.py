@@ -146,4 +146,4 @@ def _whole(spec: AxesSpec, group: str) -> int | None:
 
 def product(backend: Backend, a: Array, b: Array) -> Array:
     """``a @ b.T``, over the last two axes."""
-    return backend.matmul(a, backend.matrix_transpose(b))
+    return backend.matmul(a, b, transpose_y=True)

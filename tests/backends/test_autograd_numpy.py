@@ -55,6 +55,12 @@ OPERATIONS = {
     ),
     "matmul": (lambda x: B.matmul(SQUARE.astype(B.dtype(x)), x), X, lambda x: SQUARE @ x),
     "matmul broadcast": (lambda x: B.matmul(SQUARE.astype(B.dtype(x)), x), Y, lambda x: SQUARE @ x),
+    "matmul transposed": (
+        lambda x: B.matmul(x, X.astype(B.dtype(x)), transpose_y=True),
+        X,
+        lambda x: x @ X.swapaxes(-1, -2),
+    ),
+    "matmul of one": (lambda x: B.matmul(x[:1], x[:1], transpose_y=True), X, lambda x: x[:1] @ x[:1].swapaxes(-1, -2)),
     "vmap": (
         lambda x: B.vmap(lambda row: B.sum(row["x"] * row["y"] ** 2, axis=-1), {"x": x, "y": X.astype(B.dtype(x))}),
         X,

@@ -70,6 +70,16 @@ OPERATIONS = {
     ),
     "matmul": (lambda B, x, a: B.matmul(a(SQUARE, x), x), X, lambda x: SQUARE @ x),
     "matmul broadcast": (lambda B, x, a: B.matmul(a(SQUARE, x), x), Y, lambda x: SQUARE @ x),
+    "matmul transposed": (
+        lambda B, x, a: B.matmul(x, a(X, x), transpose_y=True),
+        X,
+        lambda x: x @ X.swapaxes(-1, -2),
+    ),
+    "matmul of one": (
+        lambda B, x, a: B.matmul(x[:1], x[:1], transpose_y=True),
+        X,
+        lambda x: x[:1] @ x[:1].swapaxes(-1, -2),
+    ),
     "vmap": (
         lambda B, x, a: B.vmap(lambda row: B.sum(row["x"] * row["y"] ** 2, axis=-1), {"x": x, "y": a(X, x)}),
         X,

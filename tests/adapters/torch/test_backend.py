@@ -48,6 +48,8 @@ OPERATIONS = {
     "take_along_axis": (lambda B, x, c: B.take_along_axis(x, B.asarray(INDICES, like=x, dtype="int64"), axis=-1), X),
     "matmul": (lambda B, x, c: B.matmul(c(SQUARE), x), X),
     "matmul broadcast": (lambda B, x, c: B.matmul(c(SQUARE), x), Y),
+    "matmul transposed": (lambda B, x, c: B.matmul(x, c(X), transpose_y=True), X),
+    "matmul of one": (lambda B, x, c: B.matmul(x[:1], x[:1], transpose_y=True), X),
     "vmap": (
         lambda B, x, c: B.vmap(lambda row: B.sum(row["x"] * row["y"] ** 2, axis=-1), {"x": x, "y": c(X)}),
         X,
