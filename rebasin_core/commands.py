@@ -57,7 +57,7 @@ def demo(
 def bench(
     rows: Annotated[
         list[str] | None,
-        typer.Argument(help="operator, memory, training, matching, tracing, gpu.", show_default="all"),
+        typer.Argument(help="operator, memory, training, matching, tracing, limits, growth, gpu.", show_default="all"),
     ] = None,
     peers: Annotated[
         Path | None,

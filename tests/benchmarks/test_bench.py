@@ -98,6 +98,18 @@ def test_without_a_cuda_device_the_gpu_is_skipped(tmp_path):
     assert "no CUDA device" in invoke("gpu", "--quick", "--out", tmp_path).output
 
 
+def test_the_limits_of_the_machine_and_the_growth_of_the_cost(tmp_path):
+    pytest.importorskip("torch")
+    done = invoke("limits", "growth", "--quick", "--frameworks", "torch", "--out", tmp_path, *FAST)
+    assert done.exit_code == 0, done.output
+    rows = read(tmp_path / "bench.json")
+    assert {row.group for row in rows} == {"limits", "growth"}
+    assert all(row.ours_measured for row in rows)
+    rates = {row.case["what"]: rate for row in rows if row.group == "limits" for rate in row.figures.values()}
+    assert set(rates) == {"product", "copy", "matrix times vector", "operator, both"}
+    assert all(rate > 0.0 for rate in rates.values())
+
+
 def test_a_task_that_raises_is_a_row_with_a_reason(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk on fire")

@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from rebasin_bench import guard
+from rebasin_bench import cli, guard
 from rebasin_bench.measure import Measured
 from rebasin_bench.report import draw, read, table, write
-from rebasin_bench.rows import Row, from_json, to_json
+from rebasin_bench.rows import Row, Task, from_json, to_json
+from rich.console import Console
 
 from rebasin_core.errors import SettingError
 
@@ -36,7 +37,7 @@ def test_a_ratio_is_theirs_over_ours_and_needs_agreement():
 
 @pytest.mark.parametrize(("ratio", "fails"), [(10.0, 0), (7.01, 0), (6.99, 1), (70.0, 0)])
 def test_the_line_is_at_seventy_percent(tmp_path, ratio, fails):
-    found = guard.check([row(ratio)], baseline(tmp_path, row(10.0)), False, TORCH)
+    found = list(guard.check([row(ratio)], baseline(tmp_path, row(10.0)), False, TORCH).values())
     assert len(found) == fails
     assert all(row().key in line and "6.99" in line for line in found)
 
@@ -51,7 +52,7 @@ def test_only_ratios_are_recorded(tmp_path):
 
 
 def test_a_row_that_could_not_run_fails(tmp_path):
-    (line,) = guard.check([row(None, note="peer is absent")], baseline(tmp_path, row(10.0)), False, TORCH)
+    (line,) = guard.check([row(None, note="peer is absent")], baseline(tmp_path, row(10.0)), False, TORCH).values()
     assert "peer is absent" in line
     assert len(guard.check([row(10.0, agrees=False)], baseline(tmp_path, row(10.0)), False, TORCH)) == 1
 
@@ -59,7 +60,7 @@ def test_a_row_that_could_not_run_fails(tmp_path):
 def test_a_row_that_no_longer_exists_fails_unless_it_was_not_asked_for(tmp_path):
     other = row(10.0, ours="numpy, tol=")
     known = baseline(tmp_path, row(10.0), other)
-    (line,) = guard.check([row(10.0)], known, False, ("torch", "numpy"))
+    (line,) = guard.check([row(10.0)], known, False, ("torch", "numpy")).values()
     assert other.key in line
     assert not guard.check([row(10.0)], known, False, TORCH), "its framework is absent"
     assert not guard.check([row(10.0)], known, True, ("torch", "numpy")), "a quick run has other rows"
@@ -91,3 +92,25 @@ def test_the_table_and_the_picture_hold_what_was_measured(tmp_path):
     assert draw(rows, tmp_path / "operator.png")
     assert (tmp_path / "operator.png").stat().st_size > 1000
     assert not draw([row(3.0, group="memory")], tmp_path / "none.png")
+
+
+def test_rows_whose_ratio_fell_are_measured_again_and_the_better_ratio_counts():
+    """A machine that does something else slows a row down once; a regression does so every time."""
+    fallen, fine = row(2.0), row(9.0, case={"n": 16})
+    calls = []
+
+    def task(planned, ratios):
+        def run():
+            calls.append(planned.case["n"])
+            return [replace(planned, peer_measured=row(ratios[calls.count(planned.case["n"]) - 1]).peer_measured)]
+
+        return Task("", (planned,), run)
+
+    planned = {"operator": [task(fallen, [9.5, 3.0]), task(fine, [1.0])]}
+    console = Console(quiet=True)
+    once = cli._measured_again([fallen, fine], planned, [fallen.key], console)
+    assert [x.ratio for x in once] == [9.5, 9.0]
+    assert [x.ratio for x in cli._measured_again(once, planned, [fallen.key], console)] == [9.5, 9.0]
+    assert calls == [8, 8], "the row that did not fall is left alone"
+    missing = [row(None)]
+    assert cli._measured_again(missing, planned, [missing[0].key], console) == missing

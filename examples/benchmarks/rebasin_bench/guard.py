@@ -48,14 +48,14 @@ def read_baseline(file: Path) -> Baseline:
         raise SettingError(f"{str(file)!r} is no baseline; make one with rebasin bench --record {file}") from None
 
 
-def check(rows: Sequence[Row], baseline: Baseline, quick: bool, frameworks: Sequence[str]) -> list[str]:
-    """Return one line per row that fails.
+def check(rows: Sequence[Row], baseline: Baseline, quick: bool, frameworks: Sequence[str]) -> dict[str, str]:
+    """Return one line per row that fails, by the key of the row.
 
     A row fails where its ratio fell, and where it is recorded but could not be measured: its peer is absent, something
     raised, or the results no longer agree. A row that is recorded but no longer exists fails too. Groups that were not
     asked for, rows of frameworks that are not there, and the rows that a quick run leaves out cannot fail.
     """
-    failures = []
+    failures: dict[str, str] = {}
     groups = {row.group for row in rows}
     measured = {row.key: row for row in rows}
     for key, recorded in baseline.ratios.items():
@@ -65,9 +65,9 @@ def check(rows: Sequence[Row], baseline: Baseline, quick: bool, frameworks: Sequ
             way = ours.partition(",")[0]
             wanted = group in groups and FRAMEWORK.get(way, way) in frameworks and quick == baseline.quick
             if wanted:
-                failures.append(f"{key}: recorded {recorded:.2f}, but there is no such row any more")
+                failures[key] = f"{key}: recorded {recorded:.2f}, but there is no such row any more"
         elif row.ratio is None:
-            failures.append(f"{key}: no ratio, recorded {recorded:.2f} ({row.note or 'not measured'})")
+            failures[key] = f"{key}: no ratio, recorded {recorded:.2f} ({row.note or 'not measured'})"
         elif row.ratio < SHARE * recorded:
-            failures.append(f"{key}: ratio {row.ratio:.2f}, under {SHARE:.0%} of the recorded {recorded:.2f}")
+            failures[key] = f"{key}: ratio {row.ratio:.2f}, under {SHARE:.0%} of the recorded {recorded:.2f}"
     return failures

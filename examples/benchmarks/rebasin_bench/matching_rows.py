@@ -70,7 +70,7 @@ def snimu_matching(peers: Peers, name: str, timing: str = WITH) -> Contestant:
 def tasks(settings: Settings) -> list[Task]:
     """Both timings of every network."""
     found = []
-    for name in ("MLP",) if settings.quick else NAMES:
+    for name in ("MLP", "ResNet-18") if settings.quick else NAMES:
         for timing in (WITH, WITHOUT):
             row = Row("matching", {"network": name, "timing": timing}, "torch", SNIMU)
             found.append(Task(f"{name} {timing}", (row,), partial(_run, settings, name, timing, row)))

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +187,10 @@ NETWORKS = {
     "ResNet-50": Network(lambda: ResNet(Bottleneck, (3, 4, 6, 3)), (3, 32, 32), 32),
     "ResNet-152": Network(lambda: ResNet(Bottleneck, (3, 8, 36, 3)), (3, 32, 32), 32),
     "ViT-B/16": Network(VisionTransformer, (3, 224, 224), 8),
+    **{
+        f"MLP-{depth}x{width}": Network(partial(mlp, 784, *[width] * depth, 10), (784,), 1000)
+        for depth, width in ((2, 256), (2, 512), (2, 1024), (2, 2048), (4, 512), (8, 512), (16, 512))
+    },
 }
 
 
