@@ -5,11 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from rebasin_core import errors, objectives, solvers
+from rebasin_core import errors, objectives, optimizers, solvers
 from rebasin_core.align import Alignment, align, permutation_graph, permute
 from rebasin_core.axes import AxesSpec
 from rebasin_core.backends import get_backend, register_backend
 from rebasin_core.connectivity import Curve, connectivity, interpolate
+from rebasin_core.continual import RebasinIncremental
 from rebasin_core.errors import (
     ConvergenceWarning,
     EquivalenceError,
@@ -44,6 +45,7 @@ __all__ = [
     "PermutationGraph",
     "Plan",
     "RebasinError",
+    "RebasinIncremental",
     "ShapeError",
     "SoftPlan",
     "SpecError",
@@ -58,6 +60,7 @@ __all__ = [
     "layers",
     "merge",
     "objectives",
+    "optimizers",
     "permutation_graph",
     "permute",
     "reestimate",

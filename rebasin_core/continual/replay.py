@@ -1,0 +1,141 @@
+"""Replay: every batch of the current task together with samples of the tasks before.
+
+The samples are computed with in one pass of the network, behind the batch; so layers that normalise by the batch see
+current and past samples together, as their statistics will be measured in the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rebasin_core.backends import get_backend
+from rebasin_core.backends.protocol import Array
+from rebasin_core.continual.memory import Head, TaskMemory
+from rebasin_core.continual.nested import flatten, take_rows, unflatten
+from rebasin_core.data import Batch
+from rebasin_core.data import batch_size as count
+from rebasin_core.errors import DataError
+
+__all__ = ["Part", "Replay"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows ``start`` to ``stop`` of the outputs: whose they are, their targets, and what their mean loss counts."""
+
+    head: Head
+    targets: Any
+    start: int
+    stop: int
+    weight: float
+
+
+class Replay:
+    """Adds the memory to batches.
+
+    Parameters
+    ----------
+    memories : sequence of TaskMemory
+        Of the tasks before.
+    weight : float, optional
+        What the mean loss over past tasks counts beside that of the current task, dimensionless; default: as many times
+        as there are past tasks, which gives the average over all tasks. The weights of a batch sum to 1.
+    size : int
+        Most samples of the memory per batch; where there are more, as many of every task are drawn.
+    rng : numpy.random.Generator
+        Draws them.
+    """
+
+    def __init__(
+        self, memories: Sequence[TaskMemory], weight: float | None, size: int, rng: np.random.Generator
+    ) -> None:
+        past = 0.0 if not memories else float(len(memories)) if weight is None else float(weight)
+        self._current, self._past = 1.0 / (1.0 + past), past / (1.0 + past)
+        self._rng = rng
+        everything = sum(map(len, memories)) <= size
+        share = max(1, size // max(1, len(memories)))
+        # Tasks of one head with as many samples each are one part: the mean over all samples is the mean over tasks.
+        self._buckets: dict[tuple[Head, int], list[TaskMemory]] = {}
+        for memory in memories if past else ():
+            taken = len(memory) if everything else min(len(memory), share)
+            self._buckets.setdefault((memory.task, taken), []).append(memory)
+        self._tasks = len(memories)
+        self._rows = [(len(memory), taken) for (_, taken), found in self._buckets.items() for memory in found]
+        self._arrays: tuple[list[Array], list[Array]] | None = None
+
+    def join(self, batch: Batch, head: Head) -> tuple[Any, list[Part]]:
+        """Return the inputs of batch and memory together, and what belongs to whom.
+
+        Raises
+        ------
+        DataError
+            The inputs of the current task have another structure or shape than those in the memory.
+        """
+        inputs, targets = batch
+        n = count(batch)
+        parts = [Part(head, targets, 0, n, self._current)]
+        if not self._buckets:
+            return inputs, parts
+        leaves, structure = flatten(inputs)
+        past_inputs, past_targets = self._like(leaves, structure, targets)
+        rows, starts = self._draw()
+        if rows is not None:
+            past_inputs = [take_rows(x, rows) for x in past_inputs]
+        joined = [get_backend(x).concat([x, past], 0) for x, past in zip(leaves, past_inputs, strict=True)]
+        at = 0
+        for ((owner, taken), found), values in zip(self._buckets.items(), past_targets, strict=True):
+            size = taken * len(found)
+            if rows is not None:
+                # Rows count through the whole memory, targets through their bucket.
+                mine = rows[at : at + size] - starts[at]
+                values = take_rows(values, mine)
+            weight = self._past * len(found) / self._tasks
+            parts.append(Part(owner, values, n + at, n + at + size, weight))
+            at += size
+        return unflatten(joined, structure), parts
+
+    def _draw(self) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any]]:
+        """Rows of the memory to take, None for all of them; and per row where its bucket begins."""
+        if all(taken == length for length, taken in self._rows):
+            return None, np.empty(0, dtype=np.int64)
+        rows, starts, before = [], [], 0
+        for (_, taken), found in self._buckets.items():
+            begin = before
+            for memory in found:
+                rows.append(before + np.sort(self._rng.permutation(len(memory))[:taken]))
+                starts.append(np.full(taken, begin))
+                before += len(memory)
+        return np.concatenate(rows), np.concatenate(starts)
+
+    def _like(self, leaves: list[Array], structure: Any, targets: Any) -> tuple[list[Array], list[Array]]:
+        """The memory as arrays like those of a batch, made at the first one."""
+        if self._arrays is not None:
+            return self._arrays
+        past = [memory for found in self._buckets.values() for memory in found]
+        columns = []
+        for memory in past:
+            values, theirs = flatten(memory.inputs)
+            shapes, wanted = ([tuple(x.shape)[1:] for x in arrays] for arrays in (values, leaves))
+            if theirs != structure or shapes != wanted:
+                raise DataError(
+                    f"inputs of this task have shapes {wanted} per sample, those of an earlier one {shapes}; they go "
+                    f"through the network together. Bring them to one shape, or pass memory_weight=0 to replay none"
+                )
+            columns.append(values)
+        inputs = [
+            get_backend(x).asarray(np.concatenate(column), like=x)
+            for x, column in zip(leaves, zip(*columns, strict=True), strict=True)
+        ]
+        like = targets if hasattr(targets, "shape") else leaves[0]
+        joined = [np.concatenate([memory.targets for memory in found]) for found in self._buckets.values()]
+        self._arrays = inputs, [_as_targets(values, like) for values in joined]
+        return self._arrays
+
+
+def _as_targets(values: np.ndarray[Any, Any], like: Array) -> Array:
+    """Targets of the memory, of the dtype of the batch's where both are whole numbers, or both are not."""
+    backend = get_backend(like)
+    alike = (values.dtype.kind == "f") == ("float" in backend.dtype(like))
+    return backend.asarray(values, like=like, dtype=None if alike else str(values.dtype))
