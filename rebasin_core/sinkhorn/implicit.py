@@ -120,10 +120,13 @@ class Pullback(NamedTuple):
 
     backend: Backend
     tau_is_constant: bool
+    tau_is_one: bool
+    """A division by one is a pass over n^2 numbers, and memory for them, for nothing."""
 
     def primal(self, X: Array, tau: Array, G: Array, P: Array) -> Array:
         """``J[G] = P * R[G] / tau``."""
-        return P * residual(self.backend, P, G) / tau
+        product = P * residual(self.backend, P, G)
+        return product if self.tau_is_one else product / tau
 
     def vjp(
         self, H: Array, output: Array, X: Array, tau: Array, G: Array, P: Array
@@ -135,13 +138,18 @@ class Pullback(NamedTuple):
         if not self.tau_is_constant:
             F = backend.sum(H * output)
             tau_cotangent = temperature_cotangent(backend, X, tau, X_cotangent) - F / tau
-        return X_cotangent, tau_cotangent, pullback_of(backend, self.tau_is_constant)(X, tau, H, P), None
+        return (
+            X_cotangent,
+            tau_cotangent,
+            pullback_of(backend, self.tau_is_constant, self.tau_is_one)(X, tau, H, P),
+            None,
+        )
 
 
 @lru_cache(maxsize=32)
-def pullback_of(backend: Backend, tau_is_constant: bool) -> Array:
+def pullback_of(backend: Backend, tau_is_constant: bool, tau_is_one: bool) -> Array:
     """The pullback, registered with the framework once; called as ``pullback(X, tau, G, P)``."""
-    pullback = Pullback(backend, tau_is_constant)
+    pullback = Pullback(backend, tau_is_constant, tau_is_one)
     return backend.custom_vjp(pullback.primal, pullback.vjp)
 
 

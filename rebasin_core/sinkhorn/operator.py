@@ -117,7 +117,8 @@ def sinkhorn(
     X = backend.reshape(backend.astype(logits, working), (-1, *shape[-2:]))
     row, col, row_mean = _marginals(backend, marginals, X, shape)
 
-    forward = _operator_of(backend, num_iters, tol, isinstance(tau, Real))
+    constant = isinstance(tau, Real)
+    forward = _operator_of(backend, num_iters, tol, constant, constant and tau == 1)
     P = forward(X, _as_scalar(backend, tau, X), row, col)
     error = None
     if tol is not None or return_error:
@@ -139,11 +140,12 @@ class _Operator(NamedTuple):
     num_iters: int | None
     tol: float | None
     tau_is_constant: bool
+    tau_is_one: bool
 
     def primal(self, X: Array, tau: Array, row: Array, col: Array) -> Array:
         """Evaluate the operator."""
         if self.num_iters is not None:
-            return iterate(self.backend, X, tau, row, col, self.num_iters)
+            return iterate(self.backend, X, None if self.tau_is_one else tau, row, col, self.num_iters)
         assert self.tol is not None
         return solve_to_tolerance(self.backend, X, tau, row, col, self.tol)
 
@@ -151,7 +153,7 @@ class _Operator(NamedTuple):
         self, G: Array, P: Array, X: Array, tau: Array, row: Array, col: Array
     ) -> tuple[Array, Array | None, None, None]:
         """Pull a cotangent back; made of functions that have a derivative themselves."""
-        X_cotangent = pullback_of(self.backend, self.tau_is_constant)(X, tau, G, P)
+        X_cotangent = pullback_of(self.backend, self.tau_is_constant, self.tau_is_one)(X, tau, G, P)
         if self.tau_is_constant:
             return X_cotangent, None, None, None
         return X_cotangent, temperature_cotangent(self.backend, X, tau, X_cotangent), None, None
@@ -159,9 +161,9 @@ class _Operator(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _operator_of(
-    backend: Backend, num_iters: int | None, tol: float | None, tau_is_constant: bool
+    backend: Backend, num_iters: int | None, tol: float | None, tau_is_constant: bool, tau_is_one: bool
 ) -> Callable[..., Array]:
-    function = _Operator(backend, num_iters, tol, tau_is_constant)
+    function = _Operator(backend, num_iters, tol, tau_is_constant, tau_is_one)
     return backend.custom_vjp(function.primal, function.vjp)
 
 

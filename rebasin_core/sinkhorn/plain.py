@@ -11,12 +11,12 @@ from rebasin_core.sinkhorn.kernel import apply, apply_transpose, limits_of, scal
 __all__ = ["iterate", "iterate_log_domain", "iterate_mild", "iterate_scaling"]
 
 
-def iterate(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_iters: int) -> Array:
+def iterate(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
     """Normalise columns, then rows, exactly `num_iters` times, starting from ``exp(X / tau)``.
 
-    `X` has shape (batch, m, n), `tau` is a scalar, `row` and `col` are row vectors.
+    `X` has shape (batch, m, n), `tau` is a scalar, or None for 1, `row` and `col` are row vectors.
     """
-    largest = backend.maximum(backend.max(X), -backend.min(X)) / tau
+    largest = _over(backend.maximum(backend.max(X), -backend.min(X)), tau)
     return backend.cond(
         largest > limits_of(backend, X).mild,
         lambda X: _iterate_guarded(backend, X, tau, row, col, num_iters),
@@ -25,7 +25,7 @@ def iterate(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_
     )
 
 
-def _iterate_guarded(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_iters: int) -> Array:
+def _iterate_guarded(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
     P, failed = iterate_scaling(backend, X, tau, row, col, num_iters)
     return backend.cond(
         backend.any(failed),
@@ -35,9 +35,9 @@ def _iterate_guarded(backend: Backend, X: Array, tau: Array, row: Array, col: Ar
     )
 
 
-def iterate_mild(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_iters: int) -> Array:
+def iterate_mild(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
     """Scaling form for logits that are small over tau, where nothing can overflow, and nothing is watched."""
-    K = backend.exp(X / tau)
+    K = backend.exp(_over(X, tau))
     batch, m, n = backend.shape(X)
 
     def iteration(state: tuple[int, Array, Array]) -> tuple[int, Array, Array]:
@@ -51,7 +51,7 @@ def iterate_mild(backend: Backend, X: Array, tau: Array, row: Array, col: Array,
 
 
 def iterate_scaling(
-    backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_iters: int
+    backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int
 ) -> tuple[Array, Array]:
     """Scaling form, and whether it cannot be trusted, of shape (batch, 1, 1).
 
@@ -60,7 +60,7 @@ def iterate_scaling(
     iterations, because an early excursion leaves its mark on the later ones.
     """
     limits = limits_of(backend, X)
-    K = backend.exp(backend.maximum((X - backend.max(X, axis=-2, keepdims=True)) / tau, -limits.floor))
+    K = backend.exp(backend.maximum(_over(X - backend.max(X, axis=-2, keepdims=True), tau), -limits.floor))
     batch, m, n = backend.shape(X)
 
     def iteration(state: tuple[int, Array, Array, Array, Array]) -> tuple[int, Array, Array, Array, Array]:
@@ -78,9 +78,9 @@ def iterate_scaling(
     return scale(backend, K, u, v), failed
 
 
-def iterate_log_domain(backend: Backend, X: Array, tau: Array, row: Array, col: Array, num_iters: int) -> Array:
+def iterate_log_domain(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
     """Log-domain form: slower by an order of magnitude, exact at any temperature."""
-    L = (X - backend.max(X, axis=-2, keepdims=True)) / tau
+    L = _over(X - backend.max(X, axis=-2, keepdims=True), tau)
     log_row, log_col = backend.matrix_transpose(backend.log(row)), backend.log(col)
     batch, m, n = backend.shape(X)
 
@@ -96,3 +96,7 @@ def iterate_log_domain(backend: Backend, X: Array, tau: Array, row: Array, col: 
     L = L + g
     P = backend.exp(L - backend.max(L, axis=-1, keepdims=True))
     return P * (backend.matrix_transpose(row) / backend.sum(P, axis=-1, keepdims=True))
+
+
+def _over(X: Array, tau: Array | None) -> Array:
+    return X if tau is None else X / tau
