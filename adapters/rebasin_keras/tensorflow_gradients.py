@@ -10,9 +10,10 @@ from rebasin_core.errors import SettingError
 from rebasin_core.optimizers import SGD, Adam, Optimizer, parameter_groups
 from rebasin_keras.descent import NARROW, check_finite
 
-__all__ = ["custom_vjp", "minimise", "value_and_grad"]
+__all__ = ["EAGER_CALLS", "custom_vjp", "minimise", "value_and_grad"]
 
-_EAGER_CALLS, _MOST_SIGNATURES = 20, 64
+EAGER_CALLS, _MOST_SIGNATURES = 20, 64
+"""How many calls with the same shapes run eagerly before the operator is compiled; and for how many shapes."""
 
 
 def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) -> Callable[..., Any]:
@@ -71,7 +72,7 @@ def _compiled_when_repeated(primal: Callable[..., Any]) -> Callable[..., Any]:
             calls.clear()
             graphs.clear()
         calls[signature] += 1
-        if calls[signature] <= _EAGER_CALLS:
+        if calls[signature] <= EAGER_CALLS:
             return primal(*tensors)
         if signature not in graphs:
             # A function of its own per signature: one for all would warn of every new shape.

@@ -92,6 +92,7 @@ def numpy_operator(function: Function, X: Array, G: Array) -> Operator:
 def tensorflow_operator(function: Function, X: Array, G: Array) -> Operator:
     """TensorFlow, eagerly."""
     import tensorflow as tf
+    from rebasin_keras.tensorflow_gradients import EAGER_CALLS
 
     logits, cotangent = tf.constant(X), tf.constant(G)
 
@@ -107,6 +108,9 @@ def tensorflow_operator(function: Function, X: Array, G: Array) -> Operator:
             plan = function(logits)
         return lambda: tape.gradient(plan, logits, output_gradients=cotangent)
 
+    # What a training loop sees: an operator that was called so often with the same shapes is compiled.
+    for _ in range(EAGER_CALLS + 1):
+        both()
     return Operator(lambda: function(logits), both, prepare_backward)
 
 
