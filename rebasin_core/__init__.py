@@ -20,7 +20,7 @@ from rebasin_core.errors import (
     UnsupportedModelError,
 )
 from rebasin_core.graph import PermutationGraph
-from rebasin_core.merging import merge
+from rebasin_core.merging import MultiAlignment, align_many, merge
 from rebasin_core.models import register_adapter
 from rebasin_core.plan import Plan
 from rebasin_core.reestimation import reestimate
@@ -42,6 +42,7 @@ __all__ = [
     "ConvergenceWarning",
     "Curve",
     "EquivalenceError",
+    "MultiAlignment",
     "PermutationGraph",
     "Plan",
     "RebasinError",
@@ -53,6 +54,7 @@ __all__ = [
     "Verification",
     "__version__",
     "align",
+    "align_many",
     "connectivity",
     "errors",
     "get_backend",

@@ -20,7 +20,7 @@ from rebasin_core.solvers.base import HistoryEntry
 from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.verify import check_equivalent_params, gather_inputs
 
-__all__ = ["Alignment", "align", "permutation_graph", "permute"]
+__all__ = ["Alignment", "align", "permutation_graph", "permute", "verified"]
 
 
 def permutation_graph(model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
@@ -230,7 +230,7 @@ def align(
         initial = problem.judge(Plan.identity(graph))
         solution = solve.solve(problem, progress)
         rebased = solution.plan.apply(b.params, graph)
-        error = _verified(b, rebased, example_inputs)
+        error = verified(b, rebased, example_inputs)
     return Alignment(
         model=b.rebuild(rebased),
         plan=solution.plan,
@@ -257,7 +257,7 @@ def _check_graph(graph: Any) -> None:
         )
 
 
-def _verified(b: Model, rebased: dict[str, Any], example_inputs: tuple[Any, ...]) -> float | None:
+def verified(b: Model, rebased: dict[str, Any], example_inputs: tuple[Any, ...]) -> float | None:
     """Compare the outputs before and after, where they can be computed."""
     if not b.can_compute or not (example_inputs or b.adapter.example_inputs(b.source)):
         return None

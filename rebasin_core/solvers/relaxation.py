@@ -16,7 +16,7 @@ from rebasin_core.scalars import as_number
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.fits import differentiable
 
-__all__ = ["Matrices", "Relaxation", "relax"]
+__all__ = ["Matrices", "Relaxation", "most_at_once", "relax"]
 
 Matrices: TypeAlias = dict[str, Array]
 """Doubly stochastic matrices per group, shape (n, n) or (parent, n, n)."""
@@ -110,19 +110,19 @@ def _inner_product(problem: Problem, like: Array) -> Relaxation:
         mixed = SoftPlan(matrices, graph.parents).apply(b, graph)
         return -inner_product(a, {name: mixed[name] for name in a})
 
-    degree = max(sum(_most_at_once(axis) for axis in graph.axes[name].axes) for name in a)
+    degree = max(sum(most_at_once(axis) for axis in graph.axes[name].axes) for name in a)
     return Relaxation(problem.objective, backend, like, ((1.0, value),), degree)
 
 
-def _most_at_once(axis: Axis) -> int:
+def most_at_once(axis: Axis) -> int:
     """How many matrices are multiplied into one entry along an axis, at most."""
     match axis:
         case Group():
             return 1
         case Product(factors):
-            return sum(_most_at_once(factor) for factor in factors)
+            return sum(most_at_once(factor) for factor in factors)
         case Sum(terms):
-            return max(_most_at_once(term) for term in terms)
+            return max(most_at_once(term) for term in terms)
         case Gather(inner, _):
-            return _most_at_once(inner)
+            return most_at_once(inner)
     return 0

@@ -33,10 +33,20 @@ def test_merging_is_the_line_to_the_aligned_network(mlp, t):
 def test_bad_input_is_refused_before_any_work(mlp):
     net = mlp((3, 6, 2))
     a, graph = net.params(1), net.graph()
-    for models in ([], [a], [a, a, a]):
-        with pytest.raises(SettingError, match=rf"expected two models, got {len(models)}"):
+    for models in ([], [a]):
+        with pytest.raises(SettingError, match=rf"expected at least two models, got {len(models)}"):
             rb.merge(models, graph=graph, **MATCHING)
-    for t in (np.nan, np.inf, "x", None):
+    for settings, message in (
+        ({"t": 0.3, "weights": [1, 1]}, "got both"),
+        ({"weights": [1, 0]}, "2 positive numbers"),
+        ({"weights": [1, 2, 3]}, "2 positive numbers"),
+        ({"method": "magic"}, "expected method as one of"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            rb.merge([a, a], graph=graph, **settings, **MATCHING)
+    with pytest.raises(SettingError, match="pass weights="):
+        rb.merge([a, a, a], graph=graph, t=0.5, **MATCHING)
+    for t in (np.nan, np.inf, "x"):
         with pytest.raises(SettingError, match=r"expected t as a finite number"):
             rb.merge([a, a], graph=graph, t=t, **MATCHING)
         with pytest.raises(SettingError, match=r"expected t as a finite number"):
