@@ -227,7 +227,7 @@ def align(
     graph = graph.pin(pin) if pin else graph
     with b.keep_random_state(seed):
         problem = Problem(graph, a.params, b.params, chosen.bind(b, graph), seed)
-        initial = problem.judge(Plan.identity(graph))
+        initial = problem.initial
         solution = solve.solve(problem, progress)
         rebased = solution.plan.apply(b.params, graph)
         error = verified(b, rebased, example_inputs)

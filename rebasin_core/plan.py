@@ -183,7 +183,7 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
     def apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
         """Reorder a dictionary of arrays, of any framework; the arrays given are left as they are.
 
-        A parameter without a group comes back as it is, not as a copy.
+        A parameter of which nothing moves comes back as it is, not as a copy.
 
         Raises
         ------
@@ -198,11 +198,12 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
 
     def _apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
         moved = {}
+        moving = {group for group in self if self.moved(group)}
         for name, x in params.items():
             spec = graph.axes[name]
-            if spec.groups:
+            if moving.intersection(spec.groups):
                 backend = get_backend(x)
-                actions = {g: backend.asarray(self[g], like=x, dtype="int64") for g in spec.groups}
+                actions = {g: backend.asarray(self[g], like=x, dtype="int64") for g in spec.groups if g in moving}
                 x = act(backend, x, spec, graph.groups, actions)
             moved[name] = x
         return moved

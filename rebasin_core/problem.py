@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -71,6 +72,11 @@ class Problem:
     def like(self) -> Array:
         """A parameter that moves, whose dtype and device a plan's matrices have; any, where none moves."""
         return self.params_b[(self.learned or list(self.params_b))[0]]
+
+    @cached_property
+    def initial(self) -> float:
+        """Objective of the identity: what every search starts from and is compared with."""
+        return self.judge(Plan.identity(self.graph))
 
     def judge(self, plan: Plan) -> float:
         """Objective of a hard plan, the mean over the fixed evaluation set.

@@ -42,7 +42,7 @@ class ActivationMatching:
         similarity = problem.objective.similarity
         if similarity is None:
             raise misfit("ActivationMatching", "objectives.Activations(data)", problem.objective)
-        initial = problem.judge(Plan.identity(problem.graph))
+        initial = problem.initial
         plan = assigned(problem, similarity(problem.params_a, problem.params_b), progress)
         value = problem.judge(plan)
         if value > initial:

@@ -23,8 +23,8 @@ class Search:
         self.plan = Plan.identity(problem.graph)
         self.best = math.inf
         # Plans judged one by one: values of vectorised calls may differ from theirs in the last digits.
-        self._exact: dict[Plan, float] = {}
-        self.see(self.plan)
+        self._exact: dict[Plan, float] = {self.plan: problem.initial}
+        self._keep(self.plan, problem.initial)
         self.steps = 0
         self.last_improvement = 0
         self.history: list[HistoryEntry] = [HistoryEntry(0, self.best, self.best, self.best)]

@@ -207,8 +207,9 @@ def _proposals(
 ) -> Iterator[np.ndarray]:
     """Orders of one group that promise to help: the best assignment; where that may fail, swaps, ever fewer at once."""
     perm = linear_assignment(scores)
-    gain = np.take_along_axis(scores, perm[..., None], axis=-1).sum() - np.trace(scores, axis1=-2, axis2=-1).sum()
-    if gain > noise:
+    # Unit by unit, so that the identity gains nothing at all, not even by rounding.
+    gains = np.take_along_axis(scores, perm[..., None], axis=-1)[..., 0] - np.diagonal(scores, axis1=-2, axis2=-1)
+    if gains.sum() > noise:
         yield perm
     chosen = swaps() if swaps else []
     while chosen:
