@@ -73,6 +73,9 @@ class SGD:
     clip : float, optional
         Largest Euclidean norm of the gradient of all variables that this optimiser drives, taken together; a longer
         one is shortened to it before it enters the velocity. Default: no limit.
+    clip_value : float, optional
+        Largest size of a single entry of the gradient; a larger one is cut to it, before `clip` is looked at. Unlike a
+        limit on the norm, it does not depend on how many entries there are, and it bends the direction. Default: none.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class SGD:
     learning_rate: float
     momentum: float = 0.0
     clip: float | None = None
+    clip_value: float | None = None
 
     def __post_init__(self) -> None:
         positive(learning_rate=self.learning_rate)
@@ -98,6 +102,8 @@ class SGD:
             raise SettingError(f"expected momentum as a number of at least 0 and below 1, got {self.momentum!r}")
         if self.clip is not None:
             positive(clip=self.clip)
+        if self.clip_value is not None:
+            positive(clip_value=self.clip_value)
 
 
 Optimizer: TypeAlias = Adam | SGD
@@ -133,7 +139,8 @@ def parameter_groups(
     Examples
     --------
     >>> parameter_groups({"a": Adam(0.1), "b": SGD(1.0), "c": Adam(0.1)}, ["a", "b", "c"])
-    [(Adam(learning_rate=0.1, weight_decay=0.0), ['a', 'c']), (SGD(learning_rate=1.0, momentum=0.0, clip=None), ['b'])]
+    [(Adam(learning_rate=0.1, weight_decay=0.0), ['a', 'c']),
+     (SGD(learning_rate=1.0, momentum=0.0, clip=None, clip_value=None), ['b'])]
     """
     variables = list(names)
     if not variables:

@@ -15,6 +15,7 @@ from rebasin_core.optimizers import SGD, Adam, check_optimizer, parameter_groups
         (lambda: SGD(0.1, momentum=-0.5), "momentum"),
         (lambda: SGD(0.1, momentum=1.0), "momentum"),
         (lambda: SGD(0.1, clip=0.0), "clip"),
+        (lambda: SGD(0.1, clip_value=-1.0), "clip_value"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, name):

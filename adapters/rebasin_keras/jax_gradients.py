@@ -127,6 +127,8 @@ def _rule(optimizer: Optimizer, variables: dict[str, Any]) -> _Rule:
         rule = optax.sgd(optimizer.learning_rate, momentum=optimizer.momentum or None)
         if optimizer.clip is not None:
             rule = optax.chain(optax.clip_by_global_norm(optimizer.clip), rule)
+        if optimizer.clip_value is not None:
+            rule = optax.chain(optax.clip(optimizer.clip_value), rule)
     elif optimizer.weight_decay:
         rule = optax.adamw(optimizer.learning_rate, weight_decay=optimizer.weight_decay)
     else:
@@ -145,10 +147,12 @@ def _rule_of_jax(optimizer: Optimizer, variables: dict[str, Any]) -> _Rule:
     from jax.example_libraries import optimizers
 
     if isinstance(optimizer, SGD):
-        longest = optimizer.clip
+        longest, largest = optimizer.clip, optimizer.clip_value
         start, move, read = optimizers.momentum(optimizer.learning_rate, optimizer.momentum)
 
         def clipped(step: int, gradients: Any, state: Any) -> Any:
+            if largest is not None:
+                gradients = jax.tree.map(lambda g: jnp.clip(g, -largest, largest), gradients)
             gradients = gradients if longest is None else optimizers.clip_grads(gradients, longest)
             return move(step, gradients, state)
 

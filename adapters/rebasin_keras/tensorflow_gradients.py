@@ -162,6 +162,8 @@ def _rule(optimizer: Optimizer, variables: list[Any]) -> Callable[[int, list[Any
 
     def sgd(step: int, gradients: list[Any]) -> None:
         assert isinstance(optimizer, SGD)
+        if (largest := optimizer.clip_value) is not None:
+            gradients = [tf.clip_by_value(gradient, -largest, largest) for gradient in gradients]
         if optimizer.clip is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, optimizer.clip)
         for variable, velocity, gradient in zip(variables, first, gradients, strict=True):

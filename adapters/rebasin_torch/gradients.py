@@ -135,12 +135,15 @@ def _stepper(optimizer: Optimizer, variables: list[Tensor]) -> Callable[[], Any]
     """Return what makes one step of a parameter group, whose gradients are in ``.grad``."""
     if isinstance(optimizer, SGD):
         sgd = torch.optim.SGD(variables, lr=optimizer.learning_rate, momentum=optimizer.momentum)
-        if optimizer.clip is None:
+        longest, largest = optimizer.clip, optimizer.clip_value
+        if longest is None and largest is None:
             return sgd.step
-        longest = optimizer.clip
 
         def clipped() -> None:
-            torch.nn.utils.clip_grad_norm_(variables, longest)
+            if largest is not None:
+                torch.nn.utils.clip_grad_value_(variables, largest)
+            if longest is not None:
+                torch.nn.utils.clip_grad_norm_(variables, longest)
             sgd.step()
 
         return clipped

@@ -100,6 +100,8 @@ class _State:
     def move_sgd(self, gradients: dict[str, Vector]) -> None:
         """One step of every group of SGD."""
         for optimizer, names in self.sgd:
+            if (largest := optimizer.clip_value) is not None:
+                gradients = {**gradients, **{name: np.clip(gradients[name], -largest, largest) for name in names}}
             norm = np.sqrt(sum(float(np.sum(gradients[name] ** 2)) for name in names))
             shortened = 1.0 if optimizer.clip is None or norm <= optimizer.clip else optimizer.clip / norm
             for name in names:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.continual.distillation import squared_distance
 from rebasin_core.continual.heads import pick
 from rebasin_core.continual.replay import Part
 from rebasin_core.errors import ShapeError, UnsupportedArrayError
@@ -85,8 +86,23 @@ def with_ties(params: Params, ties: Mapping[str, str]) -> Params:
     return {**params, **{other: params[name] for other, name in ties.items()}} if ties else params
 
 
-def mean_loss(forward: Forward, loss: Loss, params: Params, inputs: Any, parts: Sequence[Part]) -> Array:
+def mean_loss(
+    forward: Forward, loss: Loss, params: Params, inputs: Any, parts: Sequence[Part], distillation: float = 0.0
+) -> Array:
     """Weighted mean of the losses of a batch's parts, a scalar, at least in float32.
+
+    Parameters
+    ----------
+    forward, loss : callable
+        ``forward(params, inputs)`` and ``loss(outputs, targets)``.
+    params : dict of str to array
+        Where.
+    inputs : inputs
+        Of all parts.
+    parts : sequence of Part
+        Their rows.
+    distillation : float, default 0.0
+        What the squared distance to a part's outputs before the task counts beside the part's loss, dimensionless.
 
     Raises
     ------
@@ -100,6 +116,10 @@ def mean_loss(forward: Forward, loss: Loss, params: Params, inputs: Any, parts: 
         if len(parts) > 1:
             mine = mine[part.start : part.stop]
         value = _scalar(loss(mine, part.targets))
+        if distillation and part.before is not None:
+            value = value + distillation * get_backend(value).astype(
+                squared_distance(mine, part.before), get_backend(value).dtype(value)
+            )
         value = part.weight * value if part.weight != 1.0 else value
         total = value if total is None else total + value
     return total

@@ -85,12 +85,19 @@ class RebasinIncremental:
     memory_batch_size : int, default 1000
         Most samples of the memory that a step takes along. Where there are more, as many of every task are drawn anew
         for each step.
+    distillation : float, default 0.0
+        What the squared Euclidean distance between the outputs on the memory and those of the model before the task,
+        mean over samples, counts beside the memory's loss; dimensionless [2]_. Beyond the paper. The outputs are taken
+        as the model returns them: logits say more than probabilities.
     average : float, default 0.0
         Share of the steps of a task after the first, the last ones, over which logits and residual are averaged;
         1 averages over the whole task, 0 takes the last iterate. Dimensionless.
     keep : float, default 0.0
         Share of the model before in the one after a task that is not the first, dimensionless:
         ``keep theta + (1 - keep) theta_next``.
+    scale_residual : bool, default False
+        Add ``4 alpha (1 - alpha) delta`` in Eq. 12, which is all of the residual at the middle and none at the ends, so
+        that with a hard P an `alpha` of 0 or 1 is the old function with any residual. Beyond the paper.
     hard : bool, default True
         Make P a permutation, by linear assignment, before Eq. 12. The paper takes P from the transportation polytope
         (Eq. 1) and names no step that makes it a permutation; False does the same. Soft matrices mix units: an `alpha`
@@ -128,6 +135,8 @@ class RebasinIncremental:
     ----------
     .. [1] F. A. Guerrero Peña, H. R. Medeiros, T. Dubail, M. Aminbeidokhti, E. Granger, M. Pedersoli. Re-basin via
        implicit Sinkhorn differentiation. CVPR 2023. Section 4.
+    .. [2] P. Buzzega, M. Boschini, A. Porrello, D. Abati, S. Calderara. Dark Experience for General Continual Learning:
+       a Strong, Simple Baseline. NeurIPS 2020. arXiv:2004.07211. There with the outputs of when a sample was stored.
 
     Examples
     --------
@@ -167,8 +176,10 @@ class RebasinIncremental:
         memory_per_class: int | None = 5,
         memory_weight: float | None = None,
         memory_batch_size: int = 1000,
+        distillation: float = 0.0,
         average: float = 0.0,
         keep: float = 0.0,
+        scale_residual: bool = False,
         hard: bool = True,
         init_scale: float | None = None,
         seed: int = 0,
@@ -191,8 +202,10 @@ class RebasinIncremental:
             memory_per_class=memory_per_class,
             memory_weight=memory_weight,
             memory_batch_size=memory_batch_size,
+            distillation=distillation,
             average=average,
             keep=keep,
+            scale_residual=scale_residual,
             seed=seed,
         )
         opened = open_model(model, forward)
@@ -279,6 +292,32 @@ class RebasinIncremental:
         Call it before the first `fit_task` of a model that was trained elsewhere; arguments and errors as there.
         """
         return self._after(self._episode(task).remember(data))
+
+    def with_model(
+        self, model: Any, *example_inputs: Any, graph: PermutationGraph | None = None
+    ) -> "RebasinIncremental":
+        """Return a learner that goes on with another model: settings, loss, memory and reports stay.
+
+        For a network that has grown since, by outputs for new classes or by a head, or got its weights elsewhere.
+
+        Parameters
+        ----------
+        model : any model an adapter carries, or a mapping of arrays
+            Takes the inputs in the memory; it is copied and never changed.
+        *example_inputs, graph
+            As for a new learner: what may be permuted is found anew, unless a graph is given.
+
+        Raises
+        ------
+        RebasinError
+            One of its children, as for a new learner; this one stays as it is in any case.
+        """
+        opened = open_model(model, self._model.user_forward)
+        found = opened.adapter.graph(model, *example_inputs) if graph is None else graph
+        other = type(self).__new__(type(self))
+        other._start(opened, found, self.settings, self._loss, self._progress)
+        other._memory, other._reports = self._memory, self._reports
+        return other
 
     def evaluate(self, data: Any, task: Head = None, metric: Any = "accuracy") -> float:
         """Mean of a metric over data, of the current model in inference mode.

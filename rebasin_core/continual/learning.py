@@ -95,11 +95,14 @@ def rebase(
         inputs, parts = next(samples)
         residual = _part(x, RESIDUAL)
         params = middle(theta, soft(x), residual, graph, network.ties)
-        value = mean_loss(network.forward, network.loss, params, inputs, parts)
+        value = mean_loss(network.forward, network.loss, params, inputs, parts, settings.distillation)
         return value + settings.beta * penalty(backend, residual, value) if settings.beta else value
 
     found = course.end(backend.minimise(cost, start, optimizers, course.steps, course))
     residual, plan = _part(found, RESIDUAL), soft(found)
+    if settings.scale_residual:
+        share = 4.0 * settings.alpha * (1.0 - settings.alpha)
+        residual = {name: share * delta for name, delta in residual.items()}
     hard: Plan = plan.harden()
     new = merged(theta, hard if settings.hard else plan, residual, graph, network.ties, settings.alpha, settings.keep)
     moved = sum(hard.moved(group) for group in hard)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
+from rebasin_core.continual.distillation import Teacher, outputs_of
 from rebasin_core.continual.memory import Head, TaskMemory
 from rebasin_core.continual.nested import flatten, take_rows, unflatten
 from rebasin_core.data import Batch
@@ -23,13 +24,17 @@ __all__ = ["Part", "Replay"]
 
 @dataclass(frozen=True)
 class Part:
-    """Rows ``start`` to ``stop`` of the outputs: whose they are, their targets, and what their mean loss counts."""
+    """Rows ``start`` to ``stop`` of the outputs: whose they are, their targets, and what their mean loss counts.
+
+    `before` are the outputs of these rows before the task, where the memory is distilled.
+    """
 
     head: Head
     targets: Any
     start: int
     stop: int
     weight: float
+    before: Any = None
 
 
 class Replay:
@@ -46,14 +51,21 @@ class Replay:
         Most samples of the memory per batch; where there are more, as many of every task are drawn.
     rng : numpy.random.Generator
         Draws them.
+    teacher : callable, optional
+        The model before the task, asked once what it says of the memory, where that is to be distilled.
     """
 
     def __init__(
-        self, memories: Sequence[TaskMemory], weight: float | None, size: int, rng: np.random.Generator
+        self,
+        memories: Sequence[TaskMemory],
+        weight: float | None,
+        size: int,
+        rng: np.random.Generator,
+        teacher: Teacher | None = None,
     ) -> None:
         past = 0.0 if not memories else float(len(memories)) if weight is None else float(weight)
         self._current, self._past = 1.0 / (1.0 + past), past / (1.0 + past)
-        self._rng = rng
+        self._rng, self._size, self._teacher = rng, size, teacher
         everything = sum(map(len, memories)) <= size
         share = max(1, size // max(1, len(memories)))
         # Tasks of one head with as many samples each are one part: the mean over all samples is the mean over tasks.
@@ -63,7 +75,7 @@ class Replay:
             self._buckets.setdefault((memory.task, taken), []).append(memory)
         self._tasks = len(memories)
         self._rows = [(len(memory), taken) for (_, taken), found in self._buckets.items() for memory in found]
-        self._arrays: tuple[list[Array], list[Array]] | None = None
+        self._arrays: tuple[list[Array], list[Array], list[Array]] | None = None
 
     def join(self, batch: Batch, head: Head) -> tuple[Any, list[Part]]:
         """Return the inputs of batch and memory together, and what belongs to whom.
@@ -79,20 +91,21 @@ class Replay:
         if not self._buckets:
             return inputs, parts
         leaves, structure = flatten(inputs)
-        past_inputs, past_targets = self._like(leaves, structure, targets)
+        past_inputs, past_targets, past_outputs = self._like(leaves, structure, targets)
         rows, starts = self._draw()
         if rows is not None:
             past_inputs = [take_rows(x, rows) for x in past_inputs]
         joined = [get_backend(x).concat([x, past], 0) for x, past in zip(leaves, past_inputs, strict=True)]
         at = 0
-        for ((owner, taken), found), values in zip(self._buckets.items(), past_targets, strict=True):
-            size = taken * len(found)
+        for i, ((owner, taken), found) in enumerate(self._buckets.items()):
+            size, values = taken * len(found), past_targets[i]
+            before = past_outputs[i] if past_outputs else None
             if rows is not None:
                 # Rows count through the whole memory, targets through their bucket.
                 mine = rows[at : at + size] - starts[at]
-                values = take_rows(values, mine)
+                values, before = take_rows(values, mine), None if before is None else take_rows(before, mine)
             weight = self._past * len(found) / self._tasks
-            parts.append(Part(owner, values, n + at, n + at + size, weight))
+            parts.append(Part(owner, values, n + at, n + at + size, weight, before))
             at += size
         return unflatten(joined, structure), parts
 
@@ -109,8 +122,8 @@ class Replay:
                 before += len(memory)
         return np.concatenate(rows), np.concatenate(starts)
 
-    def _like(self, leaves: list[Array], structure: Any, targets: Any) -> tuple[list[Array], list[Array]]:
-        """The memory as arrays like those of a batch, made at the first one."""
+    def _like(self, leaves: list[Array], structure: Any, targets: Any) -> tuple[list[Array], list[Array], list[Array]]:
+        """The memory as arrays like those of a batch, and what the teacher says of it, made at the first one."""
         if self._arrays is not None:
             return self._arrays
         past = [memory for found in self._buckets.values() for memory in found]
@@ -130,8 +143,17 @@ class Replay:
         ]
         like = targets if hasattr(targets, "shape") else leaves[0]
         joined = [np.concatenate([memory.targets for memory in found]) for found in self._buckets.values()]
-        self._arrays = inputs, [_as_targets(values, like) for values in joined]
+        outputs = [] if self._teacher is None else self._asked(self._teacher, unflatten(inputs, structure))
+        self._arrays = inputs, [_as_targets(values, like) for values in joined], outputs
         return self._arrays
+
+    def _asked(self, teacher: Teacher, inputs: Any) -> list[Array]:
+        """Outputs of the teacher on the whole memory, bucket by bucket."""
+        outputs, at = [], 0
+        for (owner, _), found in self._buckets.items():
+            rows = range(at, at := at + sum(map(len, found)))
+            outputs.append(outputs_of(teacher, inputs, rows, owner, self._size))
+        return outputs
 
 
 def _as_targets(values: np.ndarray[Any, Any], like: Array) -> Array:

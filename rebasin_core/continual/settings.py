@@ -34,14 +34,18 @@ class Settings:
     memory_per_class: int | None
     memory_weight: float | None
     memory_batch_size: int
+    distillation: float
     average: float
     keep: float
+    scale_residual: bool
     seed: int
 
     def __post_init__(self) -> None:
         if self.groups is not None and not isinstance(self.groups, str):
             object.__setattr__(self, "groups", tuple(self.groups))
-        not_negative(alpha=self.alpha, beta=self.beta, average=self.average, keep=self.keep)
+        not_negative(
+            alpha=self.alpha, beta=self.beta, average=self.average, keep=self.keep, distillation=self.distillation
+        )
         for name, value in (("alpha", self.alpha), ("average", self.average), ("keep", self.keep)):
             if value > 1:
                 raise SettingError(f"expected {name} as a number from 0 to 1, got {value!r}")
@@ -58,7 +62,7 @@ class Settings:
             not_negative(init_scale=self.init_scale)
         if self.memory_weight is not None:
             not_negative(memory_weight=self.memory_weight)
-        check_flag(hard=self.hard)
+        check_flag(hard=self.hard, scale_residual=self.scale_residual)
         check_optimizer(
             optimizer=self.optimizer,
             residual_optimizer=self.residual_optimizer,
@@ -67,6 +71,12 @@ class Settings:
         self._check_memory()
 
     def _check_memory(self) -> None:
+        if self.distillation and (self.memory_per_class is None or self.memory_weight == 0):
+            nothing = "memory_per_class=None" if self.memory_per_class is None else "memory_weight=0"
+            raise SettingError(
+                f"distillation={self.distillation!r} keeps the outputs on samples of the memory, and {nothing} replays "
+                f"none; leave out one of them"
+            )
         if self.memory_per_class is None:
             return
         if self.memory_per_class == 0 and not isinstance(self.memory_per_class, bool):

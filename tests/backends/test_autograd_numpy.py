@@ -262,6 +262,8 @@ OPTIMIZERS = {
     "sgd": SGD(0.1),
     "momentum": SGD(0.1, momentum=0.9),
     "clipped": SGD(0.1, momentum=0.5, clip=0.7),
+    "cut": SGD(0.1, momentum=0.5, clip_value=1.2),
+    "cut and clipped": SGD(0.1, momentum=0.5, clip=1.8, clip_value=1.2),
 }
 
 
@@ -271,6 +273,7 @@ def expected_steps(optimizer, x, gradient, num_steps):
     for t in range(1, num_steps + 1):
         g = gradient(x)
         if isinstance(optimizer, SGD):
+            g = g if optimizer.clip_value is None else np.clip(g, -optimizer.clip_value, optimizer.clip_value)
             norm = np.linalg.norm(g)
             g = g if optimizer.clip is None or norm <= optimizer.clip else g * optimizer.clip / norm
             v = optimizer.momentum * v + g
