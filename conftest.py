@@ -9,6 +9,7 @@ ADAPTERS = {
     "adapters/rebasin_sklearn": "sklearn",
     "adapters/rebasin_torch": "torch",
     "adapters/rebasin_keras": "keras",
+    "adapters/rebasin_avalanche": "avalanche",
 }
 
 # The doctests of an adapter need its framework.

@@ -18,7 +18,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
-    for framework in ("torch", "keras"):
+    for framework in ("torch", "keras", "avalanche"):
         if re.search(rf"^import {framework}$", page.read_text(), flags=re.M):
             pytest.importorskip(framework)
     monkeypatch.chdir(tmp_path)
