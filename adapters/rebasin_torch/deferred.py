@@ -18,6 +18,7 @@ __all__ = ["DeferredMix", "deferred_mix"]
 
 _CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _SCALINGS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.multiply, Tensor.multiply}
+_DIVISIONS = {torch.div, Tensor.div, Tensor.__truediv__, torch.true_divide, torch.divide, Tensor.divide}
 _SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _METADATA = {
     Tensor.shape.__get__,  # type: ignore[attr-defined]
@@ -101,6 +102,8 @@ class DeferredMix(Tensor):
                 return func(*args, **kwargs)
             if func in _SCALINGS and len(args) == 2 and not kwargs:
                 return _scaled(*args)
+            if func in _DIVISIONS and len(args) == 2 and not kwargs and isinstance(args[1], (int, float)):
+                return _scaled(args[0], 1.0 / args[1])
             if func in _SUMS and len(args) == 2 and not kwargs:
                 return _sum(*args)
             if func is functional.linear:

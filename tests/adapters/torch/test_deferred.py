@@ -65,6 +65,7 @@ def test_a_convolution_that_sees_few_places_mixes_what_goes_in_and_out(dims, mov
     for compute in (
         lambda w: function(x, w, bias, **settings),
         lambda w: function(x, 0.25 * other + 0.75 * w, None, **settings),
+        lambda w: function(x, (other + w) / 2, bias, **settings),
     ):
         lazy, calls = deferred(weight, P, Q)
         compute(lazy)
@@ -94,6 +95,8 @@ def test_the_cheaper_way_depends_on_the_number_of_places(places, computed):
         lambda w: w + torch.arange(5.0, dtype=w.dtype),
         lambda w: w + 1.0,
         lambda w: torch.cat([w, w]),
+        lambda w: w / torch.full_like(w, 3.0),
+        lambda w: 1.0 / (2.0 + torch.tanh(w)),
         lambda w: functional.linear(w, torch.ones(3, 5, dtype=w.dtype), torch.ones(3, dtype=w.dtype)),
         lambda w: torch.einsum("oi,bi->bo", w, torch.ones(2, 5, dtype=w.dtype)),
     ],
