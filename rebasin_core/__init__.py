@@ -75,7 +75,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load `layers` when first asked for: it brings the inference, which few programs need."""
-    if name == "layers":
-        return import_module("rebasin_core.layers")
+    """Load what few programs need when first asked for: `layers` brings the inference, `testing` Hypothesis."""
+    if name in ("layers", "testing"):
+        return import_module(f"rebasin_core.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,10 +5,17 @@ built-in that a caller who never heard of this library would expect. A message s
 expected, and what to type instead.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rebasin_core.plan import Plan
+
 __all__ = [
     "ConvergenceWarning",
     "DataError",
     "EquivalenceError",
+    "LawError",
     "NonFiniteError",
     "PlanError",
     "RebasinError",
@@ -65,12 +72,39 @@ class EquivalenceError(RebasinError, AssertionError):
         The groups to blame: permuting any one of them alone changes the outputs.
     parameter : str or None
         The parameter whose axis is wrong, where the search could name one.
+    axis : int or None
+        Which of its axes.
+    plan : Plan or None
+        The smallest plan that was found to change the outputs (`rebasin_core.testing.check_equivalent`).
     """
 
-    def __init__(self, message: str, groups: tuple[str, ...] = (), parameter: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        groups: tuple[str, ...] = (),
+        parameter: str | None = None,
+        axis: int | None = None,
+        plan: "Plan | None" = None,
+    ) -> None:
         super().__init__(message)
         self.groups = groups
         self.parameter = parameter
+        self.axis = axis
+        self.plan = plan
+
+
+class LawError(RebasinError, AssertionError):
+    """A backend or an adapter breaks laws of its protocol.
+
+    Attributes
+    ----------
+    laws : dict of str to str
+        Per broken law, what was found.
+    """
+
+    def __init__(self, message: str, laws: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.laws = dict(laws or {})
 
 
 class ConvergenceWarning(RebasinError, UserWarning):  # noqa: N818, a warning

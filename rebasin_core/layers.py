@@ -278,6 +278,8 @@ class Residual:
             raise SpecError(
                 f"a residual adds {a.size} features to {b.size}; give a shortcut= that changes their number"
             )
+        if a.flattened != b.flattened:
+            raise SpecError("a residual adds features of which one side is flattened; flatten before it or behind it")
         return Features(network.p.elementwise(a.tensor, b.tensor), a.flattened)
 
 
@@ -294,9 +296,10 @@ class Concat:
     def lower(self, network: Network, x: Features) -> Features:
         """Record every branch."""
         parts = [network.run(branch, x) for branch in self.branches]
-        if len({part.flattened for part in parts}) > 1:
-            raise SpecError("a concatenation needs all of its branches flattened, or none of them")
-        return Features(network.p.cat([part.tensor for part in parts], 0), parts[0].flattened)
+        # How many places each branch has, nobody tells; and channels last, the places of one follow those of the other.
+        if any(part.flattened for part in parts):
+            raise SpecError("a concatenation of flattened branches is not told apart by its sizes; flatten behind it")
+        return Features(network.p.cat([part.tensor for part in parts], 0))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.axes import AxesSpec, Fixed, Group
+from rebasin_core.axes import AxesSpec, Axis, Fixed, Group
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import EquivalenceError, SettingError, ShapeError
@@ -101,7 +101,7 @@ def verify(
     run = opened.forward
     with opened.keep_random_state(seed):
         for trial in range(trials):
-            params = opened.params if trial == 0 else _uneven(opened.params, rng)
+            params = opened.params if trial == 0 else uneven(opened.params, rng)
             plan = Plan.random(graph, rng)
             error, tolerance = check_equivalent_params(run, params, plan.apply(params, graph), inputs)
             if not error <= tolerance:
@@ -125,15 +125,20 @@ def check_equivalent_params(
     forward: Forward, params: Mapping[str, Array], rebased: Mapping[str, Array], inputs: Any
 ) -> tuple[float, float]:
     """Relative error between the outputs of two parameter sets, and the tolerance of their dtype."""
-    before, dtypes = _on_host(forward(dict(params), inputs))
-    after, _ = _on_host(forward(dict(rebased), inputs))
-    if not before or len(before) != len(after):
-        raise ShapeError(f"the forward function returned {len(before)} arrays before and {len(after)} after permuting")
+    return compare_outputs(forward(dict(params), inputs), forward(dict(rebased), inputs), params)
+
+
+def compare_outputs(before: Any, after: Any, params: Mapping[str, Array]) -> tuple[float, float]:
+    """Relative error between two nested outputs, and the tolerance of the coarsest dtype, of parameters included."""
+    xs, dtypes = _on_host(before)
+    ys, _ = _on_host(after)
+    if not xs or len(xs) != len(ys):
+        raise ShapeError(f"the forward function returned {len(xs)} arrays before and {len(ys)} after permuting")
     # Weights may be coarser than the outputs, which some networks compute in float32 whatever their weights.
     backend = get_backend(*params.values())
     coarsest = max(resolution(name) for name in {*dtypes, *(backend.dtype(x) for x in params.values())})
     errors = []
-    for x, y in zip(before, after, strict=True):
+    for x, y in zip(xs, ys, strict=True):
         scale = float(np.linalg.norm(x.astype(np.float64)))
         difference = float(np.linalg.norm(x.astype(np.float64) - y.astype(np.float64)))
         errors.append(difference / scale if scale else difference)
@@ -142,23 +147,23 @@ def check_equivalent_params(
 
 def _on_host(outputs: Any) -> tuple[list[np.ndarray[Any, Any]], set[str]]:
     """Every array of nested outputs as NumPy's, narrow floats that NumPy lacks as float32, and their own dtypes."""
-    leaves = [(x, get_backend(x)) for x in _leaves(outputs)]
-    return [backend.to_numpy(x) for x, backend in leaves], {backend.dtype(x) for x, backend in leaves}
+    arrays = [(x, get_backend(x)) for x in leaves(outputs)]
+    return [backend.to_numpy(x) for x, backend in arrays], {backend.dtype(x) for x, backend in arrays}
 
 
-def _leaves(outputs: Any) -> Iterator[Array]:
+def leaves(outputs: Any) -> Iterator[Array]:
     """Every array of nested outputs."""
     if isinstance(outputs, Mapping):
         for value in outputs.values():
-            yield from _leaves(value)
+            yield from leaves(value)
     elif isinstance(outputs, (tuple, list)):
         for value in outputs:
-            yield from _leaves(value)
+            yield from leaves(value)
     elif hasattr(outputs, "shape"):
         yield outputs
 
 
-def _uneven(params: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+def uneven(params: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
     """Multiply constant tensors by random numbers near one, zeros replaced by small ones; signs and positivity stay."""
     uneven = {}
     for name, x in params.items():
@@ -194,10 +199,10 @@ def _blame(
             f"{head} No group breaks it alone; look for groups that must be permuted together", tuple(graph.groups)
         )
     group = guilty[0]
-    for trial, name, i, verdict in _repairs(graph, group):
+    for trial, name, i, verdict in repairs(graph, group):
         if not breaks(trial, group):
             return EquivalenceError(
-                f"{head} Group {group!r} breaks it: axis {i} of parameter {name!r} {verdict}", guilty, name
+                f"{head} Group {group!r} breaks it: axis {i} of parameter {name!r} {verdict}", guilty, name, i
             )
     places = ", ".join(f"axis {i} of {name!r}" for name, i in graph.occurrences(group))
     return EquivalenceError(
@@ -207,20 +212,21 @@ def _blame(
     )
 
 
-def _repairs(graph: PermutationGraph, group: str) -> Iterable[tuple[PermutationGraph, str, int, str]]:
+def repairs(graph: PermutationGraph, group: str) -> Iterable[tuple[PermutationGraph, str, int, str]]:
     """Graphs that differ in one axis: one occurrence of the group dropped, or one more axis of its size added."""
     if group in graph.parents:
         return
     for name, i in graph.occurrences(group):
         if isinstance(graph.axes[name].axes[i], Group) and len(graph.occurrences(group)) > 1:
-            yield _with_axis(graph, name, i, Fixed(graph.groups[group])), name, i, f"must not move with {group!r}"
+            yield with_axis(graph, name, i, Fixed(graph.groups[group])), name, i, f"must not move with {group!r}"
     for name, spec in graph.axes.items():
         for i, axis in enumerate(spec.axes):
             if not AxesSpec.of(axis).groups and graph.shapes[name][i] == graph.groups[group]:
-                yield _with_axis(graph, name, i, Group(group)), name, i, f"must move with {group!r}; write it there"
+                yield with_axis(graph, name, i, Group(group)), name, i, f"must move with {group!r}; write it there"
 
 
-def _with_axis(graph: PermutationGraph, name: str, i: int, axis: Fixed | Group) -> PermutationGraph:
+def with_axis(graph: PermutationGraph, name: str, i: int, axis: Axis) -> PermutationGraph:
+    """Return the graph with another notation for one axis; nothing is checked."""
     axes = list(graph.axes[name].axes)
     axes[i] = axis
     return replace(graph, axes={**graph.axes, name: AxesSpec.of(*axes)})

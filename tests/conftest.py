@@ -1,4 +1,4 @@
-"""Shared by all tests: the Hypothesis profile, small networks written in NumPy, and random notations."""
+"""Shared by all tests: the Hypothesis profile, and small networks written in NumPy."""
 
 import pickle
 from contextlib import contextmanager, suppress
@@ -9,12 +9,11 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
 
 import rebasin_core as rb
-from rebasin_core.axes import AxesSpec, Fixed, Gather, Group, Product, Sum, size
 from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.models import _REGISTRY, MappingAdapter
+from rebasin_core.testing import notation
 
 with suppress(ImportError):  # before TensorFlow: in the other order the two crash
     import torch  # noqa: F401
@@ -168,62 +167,9 @@ def unchanged():
     return context
 
 
-# --- random notations -------------------------------------------------------------------------------------------------
-@st.composite
-def group_sizes(draw):
-    """Sizes of two plain groups, and of one group local to the first."""
-    return {name: draw(st.integers(1, 3)) for name in ("h", "c", "d")}
-
-
-@st.composite
-def axis_trees(draw, sizes, local_allowed, depth):
-    """One axis; `local_allowed` says whether a single ``h`` is around it for ``d[h]`` to follow."""
-    kinds = ["fixed", "h", "c", *(["local"] if local_allowed else []), *(["product", "sum", "gather"] if depth else [])]
-    match draw(st.sampled_from(kinds)):
-        case "fixed":
-            return Fixed(draw(st.integers(1, 3)))
-        case "local":
-            return Group("d", "h")
-        case "product":
-            return Product(tuple(draw(factor_lists(sizes, local_allowed, depth - 1, least=2))))
-        case "sum":
-            return Sum(tuple(draw(st.lists(axis_trees(sizes, local_allowed, depth - 1), min_size=2, max_size=3))))
-        case "gather":
-            inner = draw(axis_trees(sizes, local_allowed, depth - 1))
-            return Gather(inner, tuple(draw(st.permutations(range(size(inner, sizes))))))
-        case name:
-            return Group(name)
-
-
-@st.composite
-def factor_lists(draw, sizes, local_allowed, depth, least):
-    """Factors of a product, or the axes of a parameter: ``d[h]`` where exactly one ``h`` is beside it or around it."""
-    kinds = draw(st.lists(st.sampled_from(["h", "c", "local", "nested"]), min_size=least, max_size=3))
-    if kinds.count("h"):
-        local_allowed = kinds.count("h") == 1
-    factors = []
-    for kind in kinds:
-        if kind == "nested" or (kind == "local" and not local_allowed):
-            nested = draw(axis_trees(sizes, local_allowed, depth))
-            factors.append(Group("c") if nested == Group("h") else nested)  # no second h beside a d[h]
-        else:
-            factors.append(Group("d", "h") if kind == "local" else Group(kind))
-    return factors
-
-
-@st.composite
-def networks(draw, count=2):
-    """A graph of a few random parameters, and their arrays."""
-    sizes = draw(group_sizes())
-    raw = {f"p{i}": draw(factor_lists(sizes, False, 2, least=1)) for i in range(count)}
-    axes = {name: AxesSpec.of(*factors) for name, factors in raw.items()}
-    shapes = {name: tuple(size(axis, sizes) for axis in spec.axes) for name, spec in axes.items()}
-    axes |= {"sizes": AxesSpec("h c d[h]"), "free": AxesSpec(". .")}
-    shapes |= {"sizes": (sizes["h"], sizes["c"], sizes["d"]), "free": (2, 2)}
-    params = {name: np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape) for name, shape in shapes.items()}
-    return rb.PermutationGraph.from_axes(axes, params), params
-
-
 @pytest.fixture(scope="session")
 def strategies():
-    return SimpleNamespace(networks=networks, factor_lists=factor_lists, group_sizes=group_sizes)
+    """Random notations, which tests share with users."""
+    return SimpleNamespace(
+        networks=notation.axes_graphs, factor_lists=notation.factor_lists, group_sizes=notation.group_sizes
+    )

@@ -124,6 +124,11 @@ def test_random_plans_keep_the_outputs():
         ([Dense("a"), Residual([Dense("b")])], "adds 5 features to 8"),
         ([Dense("a"), Flatten("sideways")], "channels_first"),
         ([Dense("a"), Flatten(), Dense("c")], "not a multiple"),
+        (
+            [Dense("a"), Concat([[Flatten("channels_last")], [Flatten("channels_last")]]), Dense("c")],
+            "flatten behind it",
+        ),
+        ([Dense("a"), Residual([Flatten()]), Dense("c")], "one side is flattened"),
     ],
 )
 def test_mistakes_are_named(layers, message):

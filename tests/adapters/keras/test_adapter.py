@@ -13,6 +13,7 @@ from rebasin_keras.variables import named_variables
 import rebasin_core as rb
 from rebasin_core.errors import DataError, NonFiniteError, ShapeError, SpecError, UnsupportedModelError
 from rebasin_core.models import find_adapter
+from rebasin_core.testing import check_adapter
 
 ADAPTER = KerasAdapter()
 
@@ -23,6 +24,16 @@ def numpy(x):
 
 def predict(model, x):
     return numpy(model(x, training=False))
+
+
+# --- the protocol -----------------------------------------------------------------------------------------------------
+def test_the_laws_of_the_protocol(models):
+    model = models.scrambled(models.conv_net(), 0)
+    x = np.random.default_rng(1).normal(size=(5, 6, 6, 2)).astype("float32")
+    record = models.Record(model)
+    laws = check_adapter(ADAPTER, model, x, outputs=lambda model, x: model(x, training=False))
+    record.check()
+    assert {"batch_norms: measures running statistics", "activations: move with their groups"} <= set(laws)
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------

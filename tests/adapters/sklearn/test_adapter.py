@@ -17,6 +17,7 @@ from rebasin_core.errors import (
     UnsupportedModelError,
 )
 from rebasin_core.models import find_adapter
+from rebasin_core.testing import check_adapter
 
 pytest.importorskip("sklearn")
 
@@ -66,6 +67,12 @@ def kind(request):
 @pytest.fixture(params=ACTIVATIONS)
 def activation(request):
     return request.param
+
+
+def test_the_laws_of_the_protocol(kind, activation):
+    model = fit(kind, activation)
+    laws = check_adapter(find_adapter(model), model, X, outputs=outputs, state=pickle.dumps)
+    assert {"forward: computes what the model computes", "activations: move with their groups"} <= set(laws)
 
 
 def test_the_forward_function_is_what_the_model_predicts(kind, activation):

@@ -12,10 +12,27 @@ from torch import nn
 import rebasin_core as rb
 from rebasin_core.errors import DataError, NonFiniteError, SettingError, ShapeError, SpecError, UnsupportedModelError
 from rebasin_core.models import find_adapter
+from rebasin_core.testing import check_adapter
 
 
 def adapter():
     return find_adapter(nn.Linear(1, 1))
+
+
+# --- the protocol -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_laws_of_the_protocol(conv_nets, pictures, dtype):
+    def state(model):
+        return pickle.dumps(model), torch.get_rng_state().tolist()
+
+    model = copy.deepcopy(conv_nets[0]).eval().to(dtype)
+    laws = check_adapter(adapter(), model, pictures[0][:6].to(dtype), state=state)
+    assert {"batch_norms: measures running statistics", "activations: move with their groups"} <= set(laws)
+
+
+def test_the_laws_hold_for_tied_parameters_too():
+    torch.manual_seed(0)
+    check_adapter(adapter(), Tied(), torch.randn(9, 5), state=pickle.dumps)
 
 
 def shares_memory(a, b):
