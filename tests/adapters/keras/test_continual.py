@@ -55,6 +55,19 @@ def slow_on_jax(test):
 
 
 @slow_on_jax
+def test_distillation_holds_the_outputs_on_the_memory():
+    drift = []
+    for weight in (0.0, 20.0):
+        inc = learner(network(), distillation=weight, num_epochs=6, beta=0.0)
+        inc.fit_task(blobs(0.0))
+        samples = inc.memory[0].inputs
+        before = keras.ops.convert_to_numpy(inc.model(samples))
+        inc.fit_task(blobs(np.pi / 2))
+        drift.append(np.abs(keras.ops.convert_to_numpy(inc.model(samples)) - before).mean())
+    assert drift[1] < 0.8 * drift[0]
+
+
+@slow_on_jax
 def test_a_run_that_is_resumed_is_the_run_without_interruption(tmp_path):
     inc = learner(network(), num_epochs=3)
     inc.fit_task(blobs(0.0))

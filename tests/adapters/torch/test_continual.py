@@ -98,6 +98,22 @@ def test_heads_and_batch_norms(multi_head, pictures, record):
         inc.fit_task((x, y), 2)
 
 
+def test_distillation_asks_every_head_in_inference_mode(multi_head, pictures, record):
+    x, y = pictures
+    drift = {}
+    for weight in (0.0, 1.0):
+        inc = learner(multi_head, x, groups="linear", distillation=weight, memory_weight=3.0, beta=0.0)
+        inc.fit_task((x, y), 0)
+        samples = torch.tensor(inc.memory[0].inputs)
+        before = inc.model.eval()
+        everything = record(before)
+        inc.fit_task((-x, y), 1)
+        with torch.no_grad():
+            drift[weight] = (inc.model.eval()(samples)[0] - before(samples)[0]).square().sum(1).mean()
+        everything.check()
+    assert drift[1.0] < 0.7 * drift[0.0]
+
+
 def test_classes_that_come_later_need_an_output_from_the_start():
     x, y = blobs(0.0, classes=4, n=80)
     inc = learner(mlp(4), x, num_epochs=30, memory_weight=1.0, beta=0.001)

@@ -1,0 +1,151 @@
+"""The continual experiments run from end to end at their quickest, and measure what they say they do."""
+
+import importlib
+import io
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[3] / "examples" / "continual"
+NAMES = [file.stem for file in FOLDER.glob("*.py")]
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    """The scripts' modules, whose names are those of other folders of examples, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in NAMES:
+        sys.modules.pop(name, None)
+    yield importlib.import_module
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path):
+    """A few hundred pictures in the files of the experiments: classes are stripes."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    digits, photographs = {}, {}
+    for part, n in (("train", 600), ("test", 200)):
+        y = np.arange(n).astype(np.uint8) % 10
+        x = rng.integers(0, 60, (n, 28, 28))
+        x[np.arange(n), 4 + 2 * y, 4:24] += 180
+        digits |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
+        colours = rng.integers(0, 60, (n, 32, 32, 3))
+        colours[np.arange(n), 3 * y] += 180
+        files = []
+        for picture in colours.astype(np.uint8):
+            file = io.BytesIO()
+            image.fromarray(picture).save(file, "jpeg")
+            files.append(file.getvalue())
+        photographs |= {
+            f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8),
+            f"offset_{part}": np.cumsum([0, *map(len, files)]),
+            f"y_{part}": y,
+        }
+    np.savez(tmp_path / "mnist.npz", **digits)
+    np.savez(tmp_path / "cifar10_jpeg.npz", **photographs)
+    monkeypatch.setenv("REBASIN_DATA", str(tmp_path))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
+
+
+def rows(text):
+    """Cells of the table that was printed, by the first one."""
+    lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines[2:]}
+
+
+KEYS = ("replay", "replay-distilled", "paper", "distilled", "frozen", "joint")
+
+
+def test_a_quick_table_and_the_runs_it_keeps(run, data, tmp_path):
+    found = rows(run("table3.py", "--quick", "--methods", *KEYS))
+    assert len(found) == len(KEYS)
+    for name, (accuracy, forgotten, _) in found.items():
+        assert 20.0 < float(accuracy.split()[0]) <= 100.0  # far above chance
+        assert (forgotten == "–") == (name == "joint training")
+    folder = tmp_path / "results"
+    assert (folder / "table3-rotated-mnist.png").stat().st_size > 3000
+    files = {file: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()}
+    assert len(files) == len(KEYS)
+    again = rows(run("table3.py", "--quick", "--methods", *KEYS))
+    assert again == found
+    assert {file: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == files
+
+
+def test_heads_of_a_convolutional_network(run, data):
+    arguments = ("--experiment", "split-cifar10", "--width", "4", "--epochs", "6", "--tasks", "2", "--seeds", "0")
+    found = rows(run("table3.py", *arguments, "--methods", "replay-distilled", "distilled"))
+    for accuracy, _, _ in found.values():
+        assert float(accuracy.split()[0]) > 60.0
+
+
+@pytest.mark.slow
+def test_a_quick_ablation(run, data, tmp_path):
+    assert len(run("ablation.py", "--quick").splitlines()) > 20
+    assert (tmp_path / "results" / "ablation.png").exists()
+
+
+def test_rows_of_avalanche_are_left_out_with_a_word_where_it_is_not_installed(run, data, folder, monkeypatch):
+    monkeypatch.setattr(folder("avalanche_rows"), "is_installed", lambda: False)
+    out = run("table3.py", "--quick", "--methods", "ewc", "replay")
+    assert "left out: EWC. They are computed by Avalanche: pip install" in out
+    assert list(rows(out)) == ["replay"]
+
+
+def test_accuracy_and_forgetting(folder):
+    metrics = folder("metrics")
+    matrix = [[0.9, np.nan, np.nan], [0.5, 0.8, np.nan], [0.6, 0.4, 0.7]]
+    assert metrics.average_accuracy(matrix) == pytest.approx((0.6 + 0.4 + 0.7) / 3)
+    assert metrics.forgetting(matrix) == pytest.approx((0.3 + 0.4) / 2)
+    assert np.isnan(metrics.forgetting([[np.nan, np.nan], [0.5, 0.6]]))
+    assert metrics.spread([0.5, 0.7], 1, 100.0) == "60.0 ± 10.0"
+    assert metrics.spread([0.5], 1, 100.0) == "50.0"
+    assert metrics.spread([np.nan], 2) == metrics.spread([], 2) == "–"
+
+
+@pytest.mark.parametrize("degrees", [0.0, 90.0, 180.0])
+def test_quarter_turns_are_exact(folder, degrees):
+    picture = torch.rand(28, 28, generator=torch.Generator().manual_seed(0))
+    turned = (picture.flatten() @ folder("tasks").rotation(degrees)).reshape(28, 28)
+    torch.testing.assert_close(turned, torch.rot90(picture, int(degrees // 90)), rtol=0, atol=1e-4)
+
+
+def test_tasks_are_turned_once_and_normalised(folder, data):
+    tasks = folder("tasks").rotated_mnist(20, 50)
+    assert [task.name for task in tasks[::19]] == ["0 degrees", "180 degrees"]
+    first, last = (task.train[0].float().reshape(-1, 28, 28) for task in (tasks[0], tasks[-1]))
+    torch.testing.assert_close(last, first.flip(1, 2), rtol=0, atol=0.02)
+    assert len(tasks[0].train[1]) == len(tasks[0].test[1]) == 50
+    with np.load("mnist.npz") as file:
+        pixels = torch.tensor(file["x_train"][:50] / 255.0, dtype=torch.float32)
+    torch.testing.assert_close(first, (pixels - 0.1307) / 0.3081, rtol=0.01, atol=0.01)
+
+
+def test_classes_are_numbered_within_their_task(folder, data):
+    tasks = folder("tasks").split_cifar10()
+    assert [task.head for task in tasks] == list(range(5))
+    assert all(set(task.train[1].tolist()) == {0, 1} for task in tasks)
+    assert sum(len(task.train[1]) for task in tasks) == 600
+
+
+def test_split_cifar_100_says_what_it_needs(folder, data):
+    with pytest.raises(SystemExit, match=r"cifar100.npz, which is not there.*x_train and x_test"):
+        folder("tasks").split_cifar100()
