@@ -151,6 +151,8 @@ class Record:
     """Everything of some models that a call must leave alone, and the random states beside it."""
 
     def __init__(self, *models):
+        # Keras makes its own seed generator when it is first asked for, with a draw from Python's state.
+        keras.random.uniform((1,))
         self.models = models
         self.before = [self._of(model) for model in models]
         self.random = self._random()
