@@ -173,13 +173,14 @@ class Record:
             "compiled": getattr(model, "compiled", None),
         }
 
-    def check(self):
+    def check(self, random_states=True):
+        """Compare; Keras' own `fit` may shuffle by NumPy's state, which is then its business and not ours."""
         for model, before in zip(self.models, self.before, strict=True):
             now = self._of(model)
             for x, y in zip(before["values"], now["values"], strict=True):
                 np.testing.assert_array_equal(x, y, strict=True)
             assert {**now, "values": None} == {**before, "values": None}
-        assert self._random() == self.random
+        assert not random_states or self._random() == self.random
 
 
 @pytest.fixture(scope="session")
