@@ -2,15 +2,13 @@
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rebasin_core import errors, objectives, optimizers, solvers
 from rebasin_core.align import Alignment, align, permutation_graph, permute
 from rebasin_core.axes import AxesSpec
 from rebasin_core.backends import get_backend, register_backend
 from rebasin_core.connectivity import Curve, connectivity, interpolate
-from rebasin_core.continual import RebasinIncremental
 from rebasin_core.errors import (
     ConvergenceWarning,
     EquivalenceError,
@@ -30,6 +28,7 @@ from rebasin_core.verify import Verification, verify
 
 if TYPE_CHECKING:
     from rebasin_core import layers
+    from rebasin_core.continual import RebasinIncremental
 
 try:
     __version__ = version("rebasin-core")
@@ -74,8 +73,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Load what few programs need when first asked for: `layers` brings the inference, `testing` Hypothesis."""
     if name in ("layers", "testing"):
         return import_module(f"rebasin_core.{name}")
+    if name == "RebasinIncremental":
+        return import_module("rebasin_core.continual").RebasinIncremental
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ Rotated MNIST (20 domains, a perceptron), Split CIFAR-10 (5 tasks of 2 classes) 
 classes), both with a ResNet-18 that has a head per task. Every method starts from the same weights, has the same
 batches' size and as many steps; mean ± deviation over the seeds.
 
-    python table3.py --seeds 0 1 2                     # Rotated MNIST, all rows: about an hour and a half on one core
+    python table3.py --seeds 0 1 2                     # Rotated MNIST, all rows
     python table3.py --experiment split-cifar10 --images 2000
     python table3.py --methods replay tuned --tasks 5
     python table3.py --quick

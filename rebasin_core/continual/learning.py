@@ -14,6 +14,7 @@ from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
 from rebasin_core.optimizers import Optimizer
 from rebasin_core.plan import Plan
+from rebasin_core.precision import all_finite
 from rebasin_core.soft_plan import SoftPlan, matrices_of
 
 __all__ = ["Network", "rebase", "train"]
@@ -121,7 +122,7 @@ def _norm(backend: Backend, arrays: list[Array]) -> float:
 def _checked(network: Network, params: Params) -> Params:
     """Raise where the last step, whose result no loss has seen, has left the numbers."""
     for name in network.learned:
-        if network.backend.any(~network.backend.isfinite(params[name])):
+        if not all_finite(network.backend, params[name]):
             raise NonFiniteError(
                 f"Parameter {name!r} holds NaN or infinity after the last step; expected finite numbers. Lower the "
                 f"learning rate."

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.align import verified
-from rebasin_core.batch_norms import find_batch_norms
 from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.merging.agreement import Agreement, Plans
@@ -201,7 +200,7 @@ def align_many(
     plans = star(networks, example_inputs, graph, settings, weights_only, executor, progress)
     agreement = Agreement(graph, tuple(m.params for m in networks), shares, networks[0].backend)
     initial = agreement.spread([Plan.identity(graph)] * len(models))
-    history = [min(initial, agreement.spread(plans)) if weights_only else agreement.spread(plans)]
+    history = [agreement.spread(plans)]
     converged = True
     if method != "star" and graph.groups:
         plans, history, converged = _together(agreement, plans, method, seed, progress)
@@ -260,11 +259,3 @@ def as_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]
     if len(given) != count or not all(np.isfinite(w) and w > 0 for w in given):
         raise SettingError(f"expected weights as {count} positive numbers, one per model, got {weights!r}")
     return tuple(w / sum(given) for w in given)
-
-
-def check_statistics(model: Model, reestimate: Any, batch_size: int | None) -> Any:
-    """Read what a user passed as ``reestimate=``; what cannot be done in the end is refused before the work."""
-    batches = batches_to_measure(reestimate, batch_size)
-    if batches is not None:
-        find_batch_norms(model)
-    return batches

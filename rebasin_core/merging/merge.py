@@ -5,10 +5,12 @@ from concurrent.futures import Executor
 from typing import Any
 
 from rebasin_core.align import align
+from rebasin_core.batch_norms import find_batch_norms
 from rebasin_core.errors import SettingError
 from rebasin_core.interpolation import as_place
-from rebasin_core.merging.many import METHODS, align_many, as_weights, check_statistics
+from rebasin_core.merging.many import METHODS, align_many, as_weights
 from rebasin_core.models import open_model
+from rebasin_core.reestimation import batches_to_measure
 
 __all__ = ["merge"]
 
@@ -85,9 +87,9 @@ def merge(
     if method is not None and method not in METHODS:
         raise SettingError(f"expected method as one of {', '.join(map(repr, METHODS))}, got {method!r}")
     shares, place = as_weights(weights, len(models)), 0.5 if t is None else as_place(t)
-    batches = None
-    if reestimate is not None and reestimate is not False:
-        batches = check_statistics(open_model(models[0], settings.get("forward"), "model A"), reestimate, batch_size)
+    batches = batches_to_measure(reestimate, batch_size)
+    if batches is not None:  # what cannot be done in the end is refused before the work
+        find_batch_norms(open_model(models[0], settings.get("forward"), "model A"))
     if len(models) > 2 or method is not None:
         found = align_many(
             models, *example_inputs, method=method or METHODS[0], weights=shares, executor=executor, **settings

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-import numpy as np
-
 from rebasin_core.align import align
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
@@ -61,7 +59,7 @@ def star(
 def _arguments(model: Model, weights_only: bool) -> Any:
     if not weights_only:
         return model.source
-    return {name: np.asarray(model.backend.to_numpy(x)) for name, x in model.params.items()}
+    return {name: model.backend.to_numpy(x) for name, x in model.params.items()}
 
 
 def _plan(

@@ -99,8 +99,8 @@ def series(backend: Backend, S: SoftLaplacian, rhs: Array, relative_tolerance: f
     """Sum ``x = sum_k (D^-1 W)^k D^-1 rhs``, with ``S = D - W``, while its terms fall fast.
 
     Where the plan is far from hard, the second eigenvalue of ``D^-1 W`` is small: the series then takes as many
-    products as conjugate gradients and a third of the small operations beside them, which is what counts for a few
-    hundred units. The residual after a term is the next term times D, so that nothing is subtracted.
+    products as conjugate gradients and far fewer small operations beside them, which is what counts for a few hundred
+    units. The residual after a term is the next term times D, so that nothing is subtracted.
 
     Returns
     -------

@@ -31,9 +31,8 @@ class Scores:
     """Derivative of ``<A, B>`` by the matrix of one group, ``sum_w A_w B_w^T``, over the parameters it stands in.
 
     What a parameter contributes is kept until another group that stands in it moves, and mended where few units of that
-    one do; a move of the group itself only puts columns in another order. In a descent over the groups of a residual
-    network, that saves most of the products. A contribution with more numbers than its parameter is not worth the
-    memory.
+    one do; a move of the group itself only puts columns in another order. A contribution with more numbers than its
+    parameter is not worth the memory.
 
     Parameters
     ----------

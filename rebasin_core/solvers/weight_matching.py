@@ -106,7 +106,7 @@ class WeightMatching:
                 plan = _start(problem, start, rng, scores)
                 sweeps = descend(graph, problem.params_a, problem.params_b, plan, rng, backend, scores)
                 for sweep, (plan, moved) in enumerate(islice(sweeps, self.max_sweeps), 1):
-                    # Judging takes half as long as a sweep: every plan is better than the last, which says it all.
+                    # Judging reads all weights again, and every plan is better than the last: the last one says it all.
                     if problem.size <= SMALL or not moved or sweep == self.max_sweeps:
                         search.step(plan, search.see(plan))
                     bar.update(f"start {start + 1} of {count}, {problem.objective.name} {search.best:.6g}")

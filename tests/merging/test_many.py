@@ -70,6 +70,15 @@ def test_more_work_never_ends_farther_apart(mlp, seed):
     assert iterative <= star * (1 + 1e-12)
 
 
+def test_a_star_that_ends_farther_apart_says_so(mlp):
+    """Near the first network is not near the others: the spread is that of the plans, also where it rose."""
+    net, weights = mlp((1, 3, 1)), [0.2] * 5
+    models = [net.params(410 + i) for i in range(5)]
+    found = rb.align_many(models, graph=net.graph(), method="star", **QUIET)
+    assert found.spread > found.initial_spread
+    assert_allclose(found.spread, spread(models, found.plans, net.graph(), weights))
+
+
 def test_two_networks_end_where_weight_matching_does(networks):
     _, graph, (a, b, *_) = networks
     pair = rb.align(a, b, graph=graph, solver=rb.solvers.WeightMatching(), **QUIET)

@@ -1,5 +1,6 @@
 """Small trained networks, a record of everything that must not change, and the two backends side by side."""
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,3 +124,33 @@ def backend(request):
     if request.param == "numpy":
         return SimpleNamespace(of=get_backend(np.zeros(1)), array=np.asarray, name="numpy")
     return SimpleNamespace(of=get_backend(torch.zeros(1)), array=lambda x: torch.tensor(np.array(x)), name="torch")
+
+
+@pytest.fixture
+def store_pictures(monkeypatch, tmp_path):
+    """Write pictures into the files of the experiments, and say where they are.
+
+    ``store(counts, draw)``: per part how many, and ``draw(n) -> (labels, digits, photographs)``.
+    """
+    image = pytest.importorskip("PIL.Image")
+
+    def store(counts, draw):
+        digits, photographs = {}, {}
+        for part, n in counts.items():
+            y, x, colours = draw(n)
+            digits |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
+            files = []
+            for picture in colours.astype(np.uint8):
+                file = io.BytesIO()
+                image.fromarray(picture).save(file, "jpeg")
+                files.append(file.getvalue())
+            photographs |= {
+                f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8),
+                f"offset_{part}": np.cumsum([0, *map(len, files)]),
+                f"y_{part}": y,
+            }
+        np.savez(tmp_path / "mnist.npz", **digits)
+        np.savez(tmp_path / "cifar10_jpeg.npz", **photographs)
+        monkeypatch.setenv("REBASIN_DATA", str(tmp_path))
+
+    return store

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import importlib
-import io
 import runpy
 import sys
 from pathlib import Path
@@ -33,31 +32,19 @@ def run(monkeypatch, tmp_path, capsys):
 
 
 @pytest.fixture
-def data(monkeypatch, tmp_path):
+def data(store_pictures):
     """A few hundred pictures in the files of the experiments: classes are stripes."""
-    image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
-    digits, photographs = {}, {}
-    for part, n in (("train", 1500), ("test", 600)):
+
+    def draw(n):
         y = rng.integers(0, 10, n).astype(np.uint8)
         x = rng.integers(0, 90, (n, 28, 28))
         x[np.arange(n), 2 * y, :] += 150
-        digits |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
         colours = rng.integers(0, 90, (n, 32, 32, 3))
         colours[np.arange(n), 3 * y, :] += 150
-        files = []
-        for picture in colours.astype(np.uint8):
-            file = io.BytesIO()
-            image.fromarray(picture).save(file, "jpeg")
-            files.append(file.getvalue())
-        photographs |= {
-            f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8),
-            f"offset_{part}": np.cumsum([0, *map(len, files)]),
-            f"y_{part}": y,
-        }
-    np.savez(tmp_path / "mnist.npz", **digits)
-    np.savez(tmp_path / "cifar10_jpeg.npz", **photographs)
-    monkeypatch.setenv("REBASIN_DATA", str(tmp_path))
+        return y, x, colours
+
+    store_pictures({"train": 1500, "test": 600}, draw)
 
 
 def rows(text):

@@ -1,7 +1,6 @@
 """The continual experiments run from end to end at their quickest, and measure what they say they do."""
 
 import importlib
-import io
 import runpy
 import sys
 from pathlib import Path
@@ -27,31 +26,19 @@ def folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def data(monkeypatch, tmp_path):
+def data(store_pictures):
     """A few hundred pictures in the files of the experiments: classes are stripes."""
-    image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
-    digits, photographs = {}, {}
-    for part, n in (("train", 600), ("test", 200)):
+
+    def draw(n):
         y = np.arange(n).astype(np.uint8) % 10
         x = rng.integers(0, 60, (n, 28, 28))
         x[np.arange(n), 4 + 2 * y, 4:24] += 180
-        digits |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
         colours = rng.integers(0, 60, (n, 32, 32, 3))
         colours[np.arange(n), 3 * y] += 180
-        files = []
-        for picture in colours.astype(np.uint8):
-            file = io.BytesIO()
-            image.fromarray(picture).save(file, "jpeg")
-            files.append(file.getvalue())
-        photographs |= {
-            f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8),
-            f"offset_{part}": np.cumsum([0, *map(len, files)]),
-            f"y_{part}": y,
-        }
-    np.savez(tmp_path / "mnist.npz", **digits)
-    np.savez(tmp_path / "cifar10_jpeg.npz", **photographs)
-    monkeypatch.setenv("REBASIN_DATA", str(tmp_path))
+        return y, x, colours
+
+    store_pictures({"train": 600, "test": 200}, draw)
 
 
 @pytest.fixture
