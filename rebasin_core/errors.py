@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rebasin_core.plan import Plan
 
 __all__ = [
+    "CheckpointError",
     "ConvergenceWarning",
     "DataError",
     "EquivalenceError",
@@ -49,6 +50,10 @@ class SettingError(RebasinError, ValueError):
 
 class DataError(RebasinError, ValueError):
     """The data are empty, exhausted, or of a form that cannot be read as batches."""
+
+
+class CheckpointError(RebasinError, ValueError):
+    """A checkpoint file is absent, damaged, of another format, would run code, or may not be overwritten."""
 
 
 class PlanError(RebasinError, ValueError):
