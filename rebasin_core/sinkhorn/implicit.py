@@ -68,9 +68,7 @@ def _residual_of_soft(backend: Backend, P: Array, Z: Array, a: Array) -> tuple[A
         lambda x: (x, slow),
         x,
     )
-    v = size * x
-    u = (Q_rows - apply(backend, P, v)) / a
-    return Z - backend.matrix_transpose(u) - v, backend.any(unfinished)
+    return _left_over(backend, P, Z, a, Q_rows, size * x), backend.any(unfinished)
 
 
 def _residual_of_any(backend: Backend, P: Array, Z: Array) -> Array:
@@ -84,8 +82,14 @@ def _residual_of_any(backend: Backend, P: Array, Z: Array) -> Array:
     Q_rows, rhs = _normal_equations(backend, P, Z, a)
     size = _size(backend, rhs)
     v = size * solve(backend, P, rhs / size, 10.0 * eps, _MAX_ITERATIONS, refine=True)
-    u = (Q_rows - apply(backend, P, v)) / a
-    return Z - backend.matrix_transpose(u) - v
+    return _left_over(backend, P, Z, a, Q_rows, v)
+
+
+def _left_over(backend: Backend, P: Array, Z: Array, a: Array, Q_rows: Array, v: Array) -> Array:
+    """``Z - u 1^T - 1 v^T``, with the u that follows from v."""
+    R = Z - backend.matrix_transpose((Q_rows - apply(backend, P, v)) / a)
+    R -= v
+    return R
 
 
 def _normal_equations(backend: Backend, P: Array, Z: Array, a: Array) -> tuple[Array, Array]:
@@ -125,8 +129,11 @@ class Pullback(NamedTuple):
 
     def primal(self, X: Array, tau: Array, G: Array, P: Array) -> Array:
         """``J[G] = P * R[G] / tau``."""
-        product = P * residual(self.backend, P, G)
-        return product if self.tau_is_one else product / tau
+        R = residual(self.backend, P, G)
+        R *= P
+        if not self.tau_is_one:
+            R /= tau
+        return R
 
     def vjp(
         self, H: Array, output: Array, X: Array, tau: Array, G: Array, P: Array
@@ -158,8 +165,12 @@ def _curvature_of(backend: Backend) -> Array:
     """``J[R[G] * R[H]] / tau`` as a function of ``(X, tau, G, H, P)``."""
 
     def primal(X: Array, tau: Array, G: Array, H: Array, P: Array) -> Array:
-        product = residual(backend, P, G) * residual(backend, P, H)
-        return P * residual(backend, P, product) / (tau * tau)
+        product = residual(backend, P, G)
+        product *= residual(backend, P, H)
+        R = residual(backend, P, product)
+        R *= P
+        R /= tau * tau
+        return R
 
     def vjp(cotangent: Array, output: Array, *args: Array) -> tuple[None, ...]:
         raise NotImplementedError(

@@ -2,6 +2,9 @@
 
 Every vector of a batch is a row, of shape (batch, 1, size): frameworks multiply batches of row vectors several times
 faster than batches of columns, and rows and columns of a plan scale by plain broadcasting.
+
+Temporaries of n^2 numbers are worked on in place, by ``x *= y``, which arrays that cannot change take as ``x = x * y``:
+the system has to clear fresh memory, which takes longer than the product.
 """
 
 from typing import NamedTuple
@@ -66,7 +69,9 @@ def apply_transpose(backend: Backend, A: Array, y: Array) -> Array:
 
 def scale(backend: Backend, K: Array, u: Array, v: Array) -> Array:
     """``diag(u) K diag(v)``."""
-    return backend.matrix_transpose(u) * K * v
+    P = backend.matrix_transpose(u) * K
+    P *= v
+    return P
 
 
 def column_errors(backend: Backend, sums: Array, col: Array) -> tuple[Array, Array]:

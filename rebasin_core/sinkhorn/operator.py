@@ -13,11 +13,10 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import ConvergenceWarning, NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
-from rebasin_core.precision import all_finite
 from rebasin_core.sinkhorn.accelerated import solve_to_tolerance
 from rebasin_core.sinkhorn.implicit import pullback_of, temperature_cotangent
 from rebasin_core.sinkhorn.kernel import compute_dtype, limits_of, marginal_errors
-from rebasin_core.sinkhorn.plain import iterate
+from rebasin_core.sinkhorn.plain import iterate, iterate_mild
 
 __all__ = ["sinkhorn"]
 
@@ -110,7 +109,7 @@ def sinkhorn(
     ([[1.0, 0.0], [0.0, 1.0]], True)
     """
     backend = get_backend(logits)
-    dtype, shape = _check_logits(backend, logits)
+    dtype, shape, largest = _check_logits(backend, logits)
     num_iters, tol = _check_stopping(num_iters, tol)
     _check_temperature(backend, tau)
     working = compute_dtype(dtype)
@@ -118,7 +117,8 @@ def sinkhorn(
     row, col, row_mean = _marginals(backend, marginals, X, shape)
 
     constant = isinstance(tau, Real)
-    forward = _operator_of(backend, num_iters, tol, constant, constant and tau == 1)
+    is_mild = constant and largest is not None and largest / float(tau) <= limits_of(backend, X).mild
+    forward = _operator_of(backend, num_iters, tol, constant, constant and tau == 1, is_mild)
     P = forward(X, _as_scalar(backend, tau, X), row, col)
     error = None
     if tol is not None or return_error:
@@ -141,11 +141,14 @@ class _Operator(NamedTuple):
     tol: float | None
     tau_is_constant: bool
     tau_is_one: bool
+    is_mild: bool
+    """Whether the logits are known to be small over tau; else that is found out."""
 
     def primal(self, X: Array, tau: Array, row: Array, col: Array) -> Array:
         """Evaluate the operator."""
         if self.num_iters is not None:
-            return iterate(self.backend, X, None if self.tau_is_one else tau, row, col, self.num_iters)
+            plain = iterate_mild if self.is_mild else iterate
+            return plain(self.backend, X, None if self.tau_is_one else tau, row, col, self.num_iters)
         assert self.tol is not None
         return solve_to_tolerance(self.backend, X, tau, row, col, self.tol)
 
@@ -161,14 +164,15 @@ class _Operator(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _operator_of(
-    backend: Backend, num_iters: int | None, tol: float | None, tau_is_constant: bool, tau_is_one: bool
+    backend: Backend, num_iters: int | None, tol: float | None, tau_is_constant: bool, tau_is_one: bool, is_mild: bool
 ) -> Callable[..., Array]:
-    function = _Operator(backend, num_iters, tol, tau_is_constant, tau_is_one)
+    function = _Operator(backend, num_iters, tol, tau_is_constant, tau_is_one, is_mild)
     return backend.custom_vjp(function.primal, function.vjp)
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
-def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...]]:
+def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...], float | None]:
+    """Return their dtype, their shape, and the largest of their absolute values, where it can be read."""
     dtype, shape = backend.dtype(logits), backend.shape(logits)
     if "float" not in dtype:
         raise UnsupportedArrayError(
@@ -179,12 +183,16 @@ def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...]
             f"Expected logits of shape (..., m, n) without an empty axis, got {shape}. "
             "A single matrix has shape (m, n), a batch (batch, m, n)."
         )
-    if backend.is_concrete(logits) and not all_finite(backend, logits):
+    if not backend.is_concrete(logits):
+        return dtype, shape, None
+    values = backend.stop_gradient(logits)
+    largest = float(backend.maximum(backend.max(values), -backend.min(values)))
+    if not math.isfinite(largest):
         raise NonFiniteError(
             "Expected finite logits, got NaN or infinity. To forbid an entry, give it a low finite logit, such as the "
             "smallest one minus 50 tau; if a training run produced this, lower its learning rate."
         )
-    return dtype, shape
+    return dtype, shape, largest
 
 
 def _check_stopping(num_iters: int | None, tol: float | None) -> tuple[int | None, float | None]:
