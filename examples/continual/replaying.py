@@ -1,5 +1,6 @@
 """Plain training of the weights, with or without a memory: what a re-basin has to be compared with."""
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -57,6 +58,7 @@ def replay(
     average: float = 0.0,
     keep: float = 0.0,
     distillation: float = 0.0,
+    distill_heads: float = 0.0,
     rate: float | None = None,
 ) -> np.ndarray:
     """Train on every batch together with images of past tasks.
@@ -73,6 +75,8 @@ def replay(
         Share of the weights before the task in those after it.
     distillation : float, default 0.0
         What the squared distance to the memory's outputs before the task counts beside the memory's loss.
+    distill_heads : float, default 0.0
+        What the squared distance to the outputs of the other heads before the task counts beside its loss.
     rate : float, optional
         Learning rate after the first task; default: that of the course.
     """
@@ -83,13 +87,18 @@ def replay(
         past = memory if k and weight else None
         before = [p.detach().clone() for p in model.parameters()]
         teacher = past.outputs(model) if past and distillation else None
+        old = copy.deepcopy(model).eval() if past and distill_heads else None
         speed = (rate or course.rate) if k else course.first_rate
         mean = Mean(average if k else 0.0, course.epochs * -(-len(task.train[1]) // course.batch_size))
         optimiser = torch.optim.AdamW(model.parameters(), speed)
         model.train()
         for x, y in batches(task, course, generator):
             optimiser.zero_grad()
-            loss(model, x, y, task.head, past, weight, teacher, distillation).backward()
+            value = loss(model, x, y, task.head, past, weight, teacher, distillation)
+            if old is not None:
+                heads = [past_task.head for past_task in course.tasks[:k]]
+                value = value + distill_heads * heads_moved(model, old, x, heads) / (1.0 + weight)
+            value.backward()
             optimiser.step()
             mean.add(model)
         with torch.no_grad():
@@ -159,6 +168,16 @@ def loss(
     if teacher is not None:
         past = past + distillation * (old - teacher[rows]).square().sum(1).mean()
     return (current + weight * past) / (1.0 + weight)
+
+
+def heads_moved(model: nn.Module, old: nn.Module, x: Tensor, heads: list[int | None]) -> Tensor:
+    """Squared distance of the outputs of some heads to those of another model, summed over the heads."""
+    with torch.no_grad():
+        before = old(x)
+    now, gap = model(x), torch.zeros(())
+    for head in heads:
+        gap = gap + (picked(now, head) - picked(before, head)).square().sum(1).mean()
+    return gap
 
 
 class Mean:

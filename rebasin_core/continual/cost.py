@@ -115,14 +115,20 @@ def mean_loss(
         mine = pick(outputs, part.head)
         if len(parts) > 1:
             mine = mine[part.start : part.stop]
-        value = _scalar(loss(mine, part.targets))
-        if distillation and part.before is not None:
-            value = value + distillation * get_backend(value).astype(
-                squared_distance(mine, part.before), get_backend(value).dtype(value)
-            )
-        value = part.weight * value if part.weight != 1.0 else value
+        if part.targets is None:
+            value = squared_distance(mine, part.before)
+        else:
+            value = _scalar(loss(mine, part.targets))
+            if distillation and part.before is not None:
+                value = value + distillation * _like(squared_distance(mine, part.before), value)
+        value = part.weight * (value if total is None else _like(value, total)) if part.weight != 1.0 else value
         total = value if total is None else total + value
     return total
+
+
+def _like(value: Array, other: Array) -> Array:
+    backend = get_backend(other)
+    return backend.astype(value, backend.dtype(other))
 
 
 def _scalar(value: Any) -> Array:

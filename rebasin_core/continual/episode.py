@@ -86,7 +86,7 @@ class Episode:
         with self.model.keep_random_state(self._seed()):
             read, memory = self._inspect(data)
             rng = np.random.default_rng([settings.seed, self.index, 1])
-            samples = self._joined(read.stream(rng), rng, settings.distillation > 0)
+            samples = self._joined(read.stream(rng), rng, taught=True)
             with progress_bar(read.steps * epochs, title, progress) as bar:
                 course = Course(read.steps, epochs, settings.average, bar)
                 try:
@@ -120,9 +120,13 @@ class Episode:
         check_classes(pick(self.model.forward(self.params, sample), self.task), classes, self.task)
         return read, () if picker is None else (picker.memory(self.task),)
 
-    def _joined(self, batches: Iterator[Batch], rng: np.random.Generator, distilled: bool = False) -> Iterator[Any]:
-        teacher = partial(self.model.forward, self.params) if distilled else None
-        replay = Replay(self.memory, self.settings.memory_weight, self.settings.memory_batch_size, rng, teacher)
+    def _joined(self, batches: Iterator[Batch], rng: np.random.Generator, taught: bool = False) -> Iterator[Any]:
+        settings = self.settings
+        taught = taught and max(settings.distillation, settings.distill_heads) > 0
+        teacher = partial(self.model.forward, self.params) if taught else None
+        replay = Replay(
+            self.memory, settings.memory_weight, settings.memory_batch_size, rng, teacher, settings.distill_heads
+        )
         return (replay.join(batch, self.task) for batch in batches)
 
     def _measured(self, params: Params, samples: Iterator[Any]) -> Params:

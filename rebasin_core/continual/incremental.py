@@ -89,6 +89,11 @@ class RebasinIncremental:
         What the squared Euclidean distance between the outputs on the memory and those of the model before the task,
         mean over samples, counts beside the memory's loss; dimensionless [2]_. Beyond the paper. The outputs are taken
         as the model returns them: logits say more than probabilities.
+    distill_heads : float, default 0.0
+        For models with a head per task: what the squared Euclidean distance between the outputs of every past head on
+        the samples of the current task and those of the model before it, mean over samples, counts beside the task's
+        loss; dimensionless [3]_. Beyond the paper. It tells the old heads far more about their function than a few
+        samples of a memory, at the price of one more pass per batch.
     average : float, default 0.0
         Share of the steps of a task after the first, the last ones, over which logits and residual are averaged;
         1 averages over the whole task, 0 takes the last iterate. Dimensionless.
@@ -137,6 +142,7 @@ class RebasinIncremental:
        implicit Sinkhorn differentiation. CVPR 2023. Section 4.
     .. [2] P. Buzzega, M. Boschini, A. Porrello, D. Abati, S. Calderara. Dark Experience for General Continual Learning:
        a Strong, Simple Baseline. NeurIPS 2020. arXiv:2004.07211. There with the outputs of when a sample was stored.
+    .. [3] Z. Li, D. Hoiem. Learning without Forgetting. ECCV 2016. arXiv:1606.09282. There with a cross-entropy.
 
     Examples
     --------
@@ -177,6 +183,7 @@ class RebasinIncremental:
         memory_weight: float | None = None,
         memory_batch_size: int = 1000,
         distillation: float = 0.0,
+        distill_heads: float = 0.0,
         average: float = 0.0,
         keep: float = 0.0,
         scale_residual: bool = False,
@@ -203,6 +210,7 @@ class RebasinIncremental:
             memory_weight=memory_weight,
             memory_batch_size=memory_batch_size,
             distillation=distillation,
+            distill_heads=distill_heads,
             average=average,
             keep=keep,
             scale_residual=scale_residual,

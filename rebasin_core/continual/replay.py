@@ -4,7 +4,7 @@ The samples are computed with in one pass of the network, behind the batch; so l
 current and past samples together, as their statistics will be measured in the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
 from rebasin_core.continual.distillation import Teacher, outputs_of
+from rebasin_core.continual.heads import pick
 from rebasin_core.continual.memory import Head, TaskMemory
 from rebasin_core.continual.nested import flatten, take_rows, unflatten
 from rebasin_core.data import Batch
 from rebasin_core.data import batch_size as count
-from rebasin_core.errors import DataError
+from rebasin_core.errors import DataError, SettingError
 
 __all__ = ["Part", "Replay"]
 
@@ -26,7 +27,8 @@ __all__ = ["Part", "Replay"]
 class Part:
     """Rows ``start`` to ``stop`` of the outputs: whose they are, their targets, and what their mean loss counts.
 
-    `before` are the outputs of these rows before the task, where the memory is distilled.
+    `before` are the outputs of these rows before the task, where they are distilled; without targets, the distance to
+    them is all that counts.
     """
 
     head: Head
@@ -53,6 +55,8 @@ class Replay:
         Draws them.
     teacher : callable, optional
         The model before the task, asked once what it says of the memory, where that is to be distilled.
+    heads : float, default 0.0
+        What the teacher's outputs of every past head on the samples of the current task count beside its loss.
     """
 
     def __init__(
@@ -62,10 +66,11 @@ class Replay:
         size: int,
         rng: np.random.Generator,
         teacher: Teacher | None = None,
+        heads: float = 0.0,
     ) -> None:
         past = 0.0 if not memories else float(len(memories)) if weight is None else float(weight)
         self._current, self._past = 1.0 / (1.0 + past), past / (1.0 + past)
-        self._rng, self._size, self._teacher = rng, size, teacher
+        self._rng, self._size, self._teacher, self._heads = rng, size, teacher, heads
         everything = sum(map(len, memories)) <= size
         share = max(1, size // max(1, len(memories)))
         # Tasks of one head with as many samples each are one part: the mean over all samples is the mean over tasks.
@@ -107,7 +112,20 @@ class Replay:
             weight = self._past * len(found) / self._tasks
             parts.append(Part(owner, values, n + at, n + at + size, weight, before))
             at += size
+        if self._teacher is not None and self._heads:
+            parts += self._other_heads(self._teacher(inputs), head, n)
         return unflatten(joined, structure), parts
+
+    def _other_heads(self, said: Any, head: Head, n: int) -> list[Part]:
+        """The current samples once more per past head: what the teacher says of them there is to stay."""
+        if not isinstance(said, (Mapping, tuple, list)):
+            raise SettingError(
+                f"distill_heads={self._heads!r} keeps what other heads say of a task's samples, and the model has one "
+                f"output for all tasks; leave it out"
+            )
+        owners = dict.fromkeys(owner for owner, _ in self._buckets if owner != head)
+        weight = self._current * self._heads
+        return [Part(owner, None, 0, n, weight, _constant(pick(said, owner))) for owner in owners]
 
     def _draw(self) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any]]:
         """Rows of the memory to take, None for all of them; and per row where its bucket begins."""
@@ -154,6 +172,10 @@ class Replay:
             rows = range(at, at := at + sum(map(len, found)))
             outputs.append(outputs_of(teacher, inputs, rows, owner, self._size))
         return outputs
+
+
+def _constant(x: Array) -> Array:
+    return get_backend(x).stop_gradient(x)
 
 
 def _as_targets(values: np.ndarray[Any, Any], like: Array) -> Array:

@@ -35,6 +35,7 @@ class Settings:
     memory_weight: float | None
     memory_batch_size: int
     distillation: float
+    distill_heads: float
     average: float
     keep: float
     scale_residual: bool
@@ -44,7 +45,12 @@ class Settings:
         if self.groups is not None and not isinstance(self.groups, str):
             object.__setattr__(self, "groups", tuple(self.groups))
         not_negative(
-            alpha=self.alpha, beta=self.beta, average=self.average, keep=self.keep, distillation=self.distillation
+            alpha=self.alpha,
+            beta=self.beta,
+            average=self.average,
+            keep=self.keep,
+            distillation=self.distillation,
+            distill_heads=self.distill_heads,
         )
         for name, value in (("alpha", self.alpha), ("average", self.average), ("keep", self.keep)):
             if value > 1:
@@ -71,12 +77,13 @@ class Settings:
         self._check_memory()
 
     def _check_memory(self) -> None:
-        if self.distillation and (self.memory_per_class is None or self.memory_weight == 0):
-            nothing = "memory_per_class=None" if self.memory_per_class is None else "memory_weight=0"
-            raise SettingError(
-                f"distillation={self.distillation!r} keeps the outputs on samples of the memory, and {nothing} replays "
-                f"none; leave out one of them"
-            )
+        for name in ("distillation", "distill_heads"):
+            if getattr(self, name) and (self.memory_per_class is None or self.memory_weight == 0):
+                nothing = "memory_per_class=None" if self.memory_per_class is None else "memory_weight=0"
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} goes with a replay of past tasks, and {nothing} replays none; "
+                    f"leave out one of them"
+                )
         if self.memory_per_class is None:
             return
         if self.memory_per_class == 0 and not isinstance(self.memory_per_class, bool):

@@ -55,6 +55,45 @@ def test_every_sample_of_the_memory_comes_with_its_own_outputs_from_its_own_head
     assert max(asked) <= size
 
 
+def test_past_heads_are_held_on_the_samples_of_the_task_too(small):
+    rng = np.random.default_rng(0)
+    params, _ = small.start(extra=True)
+    memories = [memory(rng, "left"), memory(rng, "left", 5)]
+    replay = Replay(memories, 3.0, 100, rng, lambda inputs: small.heads(params, inputs), heads=0.5)
+    x, y = rng.normal(size=(3, 2)), np.array([0, 1, 2])
+    inputs, (current, past, one_more, held) = replay.join((x, y), "right")
+    assert (held.head, held.targets, held.start, held.stop) == ("left", None, 0, 3)
+    assert_allclose(held.before, small.heads(params, x)["left"], rtol=1e-12)
+    moved = {**params, "w2": params["w2"] + 0.1}
+    without = mean_loss(small.heads, small.cross_entropy, moved, inputs, [current, past, one_more])
+    found = mean_loss(small.heads, small.cross_entropy, moved, inputs, [current, past, one_more, held])
+    gap = squared_distance(small.heads(moved, x)["left"], held.before)
+    assert_allclose(found - without, 0.25 * 0.5 * gap, rtol=1e-9)
+    assert len(replay.join((x, y), "left")[1]) == 3, "the head that learns is not held"
+
+
+def test_held_heads_move_less(small):
+    def moved(distill_heads):
+        params, graph = small.start(extra=True)
+        settings = {"beta": 0.0, "init_scale": 100.0}  # the plan is the identity: what moves is the residual's
+        learner = small.learner(params, graph, forward=small.heads, distill_heads=distill_heads, **settings)
+        learner.fit_task(small.blobs(0.0), "left")
+        before = learner.params
+        x, y = small.blobs(1.0, classes=3)
+        learner.fit_task((x, y), "right")
+        return np.abs(small.heads(learner.params, x)["left"] - small.heads(before, x)["left"]).mean()
+
+    assert moved(1.0) < 0.5 * moved(0.0)
+
+
+def test_a_model_with_one_output_has_no_other_heads(small):
+    learner = small.learner(distill_heads=0.1)
+    learner.fit_task(small.blobs(0.0))
+    with pytest.raises(SettingError, match=r"distill_heads=0.1 .* one output for all tasks"):
+        learner.fit_task(small.blobs(1.0))
+    assert len(learner.tasks) == 1
+
+
 def test_the_distance_is_a_mean_over_samples_in_float32_at_least():
     outputs = np.array([[3.0, 4.0], [0.0, 0.0]], np.float16)
     found = squared_distance(outputs, np.zeros((2, 2), np.float16))
@@ -94,6 +133,8 @@ def test_the_first_task_has_nothing_to_distil(small):
         ({"distillation": -0.1}, "distillation as a number of at least 0"),
         ({"distillation": 0.1, "memory_per_class": None}, "memory_per_class=None replays none"),
         ({"distillation": 0.1, "memory_weight": 0}, "memory_weight=0 replays none"),
+        ({"distill_heads": 0.1, "memory_weight": 0}, "distill_heads=0.1 .* memory_weight=0 replays none"),
+        ({"distill_heads": -0.1}, "distill_heads as a number of at least 0"),
         ({"scale_residual": 1}, "scale_residual as True or False"),
     ],
 )

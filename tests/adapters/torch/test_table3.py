@@ -84,9 +84,10 @@ def test_heads_of_a_convolutional_network(run, data):
         assert float(accuracy.split()[0]) > 60.0
 
 
-@pytest.mark.slow
 def test_a_quick_ablation(run, data, tmp_path):
-    assert len(run("ablation.py", "--quick").splitlines()) > 20
+    text = run("ablation.py", "--quick")
+    for title in ("alpha, residual scaled", "alpha, residual whole", "beta", "keep, replay alone"):
+        assert text.count(f"\n| {title} ") == 2
     assert (tmp_path / "results" / "ablation.png").exists()
 
 
