@@ -2,8 +2,10 @@
 
 Two small networks learn the same curve from different seeds. The objective is none of the library's: it asks the
 network in the middle of the line to compute what the two networks compute on average. Run it with
-``python numpy_two_layer.py``.
+``python numpy_two_layer.py``, or with ``--quick`` for less training.
 """
+
+import argparse
 
 import autograd.numpy as np
 from autograd import grad
@@ -19,10 +21,10 @@ def loss(outputs, targets):
     return np.mean((outputs - targets) ** 2)
 
 
-def train(seed):
+def train(seed, steps):
     rng = np.random.default_rng(seed)
     params = {"w1": rng.normal(size=(1, 32)), "b1": rng.normal(size=32), "w2": rng.normal(size=(32, 1)) / 6}
-    return adam(grad(lambda p, i: loss(forward(p, x), y)), params, num_iters=2000, step_size=0.01)
+    return adam(grad(lambda p, i: loss(forward(p, x), y)), params, num_iters=steps, step_size=0.01)
 
 
 # --- from here on, this is all that the library needs to know ---------------------------------------------------------
@@ -36,7 +38,10 @@ def middle_is_average(a, b):
 
 
 def main():
-    a, b = train(seed=1), train(seed=2)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a quarter of the training steps")
+    steps = 500 if parser.parse_args().quick else 2000
+    a, b = train(1, steps), train(2, steps)
     graph = rb.PermutationGraph.from_axes({"w1": ". h", "b1": "h", "w2": "h ."}, a)
     result = rb.align(a, b, x, graph=graph, objective=middle_is_average, forward=forward)
     print(result)

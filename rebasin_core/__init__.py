@@ -22,6 +22,7 @@ from rebasin_core.merging import MultiAlignment, align_many, merge
 from rebasin_core.models import register_adapter
 from rebasin_core.plan import Plan
 from rebasin_core.reestimation import reestimate
+from rebasin_core.repairing import repair
 from rebasin_core.sinkhorn import sinkhorn
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.verify import Verification, verify
@@ -67,6 +68,7 @@ __all__ = [
     "reestimate",
     "register_adapter",
     "register_backend",
+    "repair",
     "sinkhorn",
     "solvers",
     "verify",

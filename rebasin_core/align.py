@@ -14,6 +14,7 @@ from rebasin_core.plan import Plan
 from rebasin_core.problem import Problem
 from rebasin_core.progress import check_flag
 from rebasin_core.reestimation import batches_to_measure, reestimated
+from rebasin_core.repairing import repaired
 from rebasin_core.settings import at_least
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.base import HistoryEntry
@@ -122,7 +123,9 @@ class Alignment:
     _a: Model = field(repr=False)
     _b: Model = field(repr=False)
 
-    def merge(self, t: float = 0.5, *, reestimate: Any = None, batch_size: int | None = None) -> Any:
+    def merge(
+        self, t: float = 0.5, *, reestimate: Any = None, repair: Any = None, batch_size: int | None = None
+    ) -> Any:
         """Return the model at ``(1 - t) A + t pi(B)``, of the type of model A.
 
         Parameters
@@ -132,8 +135,11 @@ class Alignment:
         reestimate : data, optional
             Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalisation anew: see
             `rebasin_core.reestimate`. Choose it for every network that has such layers.
+        repair : data, optional
+            Inputs, or pairs, on which to give every unit the mean and the deviation between those of the two networks:
+            see `rebasin_core.repair`. Choose it for networks without batch normalisation. With both, it comes last.
         batch_size : int, optional
-            Cut `reestimate` into batches of this size, where it is a pair of arrays or one array; default: one batch.
+            Cut the data into batches of this size, where they are a pair of arrays or one array; default: one batch.
 
         Raises
         ------
@@ -141,8 +147,10 @@ class Alignment:
             A bad place, data that cannot be read, or a mapping of arrays, whose statistics cannot be told.
         """
         place, batches = as_place(t), batches_to_measure(reestimate, batch_size)
-        between = lerp(self._a.params, self.plan.apply(self._b.params, self.graph), place)
-        return self._a.rebuild(reestimated(self._a, between, batches))
+        to_repair = batches_to_measure(repair, batch_size, name="repair")
+        ends = self._a.params, self.plan.apply(self._b.params, self.graph)
+        between = reestimated(self._a, lerp(*ends, place), batches)
+        return self._a.rebuild(repaired(self._a, between, ends, (1.0 - place, place), self.graph, to_repair))
 
     def __str__(self) -> str:
         moved = sum(self.plan.moved(group) for group in self.plan)

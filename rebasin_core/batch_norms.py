@@ -18,7 +18,7 @@ from typing import Any
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError, SpecError
-from rebasin_core.models import Forward, MappingAdapter, Model
+from rebasin_core.models import Forward, Model
 
 __all__ = ["BatchNorms", "Measure", "find_batch_norms", "forward_with"]
 
@@ -52,7 +52,7 @@ def find_batch_norms(model: Model) -> BatchNorms | None:
     SpecError
         The model is a mapping of arrays, or computes by a function of the user's: neither says what is a statistic.
     """
-    if _computes_by_itself(model):
+    if model.computes_by_itself:
         raise SpecError(
             "a plain mapping of arrays, or a forward= of your own, does not say which arrays are running statistics of "
             "batch normalisation; pass the model itself (a torch.nn.Module, a keras.Model) and no forward="
@@ -83,11 +83,7 @@ def forward_with(model: Model, normalization: str | None) -> Forward:
     """
     if normalization not in (None, "running", "batch"):
         raise SettingError(f'expected normalization as "running", "batch" or None, got {normalization!r}')
-    if normalization == "running" or (normalization is None and _computes_by_itself(model)):
+    if normalization == "running" or (normalization is None and model.computes_by_itself):
         return model.forward
     norms = find_batch_norms(model)
     return model.forward if norms is None else norms.forward
-
-
-def _computes_by_itself(model: Model) -> bool:
-    return model.user_forward is not None or isinstance(model.adapter, MappingAdapter)

@@ -28,7 +28,18 @@ from rebasin_core.graph import PermutationGraph
 from rebasin_core.precision import all_finite
 from rebasin_core.registry import Registry
 
-__all__ = ["Forward", "Loss", "Model", "ModelAdapter", "find_adapter", "open_model", "open_pair", "register_adapter"]
+__all__ = [
+    "Forward",
+    "Loss",
+    "Model",
+    "ModelAdapter",
+    "check_same_shapes",
+    "find_adapter",
+    "not_finite",
+    "open_model",
+    "open_pair",
+    "register_adapter",
+]
 
 Forward = Callable[[dict[str, Array], Any], Any]
 """``forward(params, inputs) -> outputs``."""
@@ -40,9 +51,10 @@ Loss = Callable[[Any, Any], Array]
 class ModelAdapter(Protocol):
     """What the core asks of a framework's models.
 
-    An adapter may have three methods more, for what not every framework has: ``keep_random_state(seed)``, see
-    `Model.keep_random_state`; ``activations(model, graph)``, see `rebasin_core.objectives.Activations`; and
-    ``batch_norms(model)``, see `rebasin_core.batch_norms`.
+    An adapter may have four methods more, for what not every framework has: ``keep_random_state(seed)``, see
+    `Model.keep_random_state`; ``activations(model, graph)``, see `rebasin_core.objectives.Activations`;
+    ``batch_norms(model)``, see `rebasin_core.batch_norms`; and ``unit_layers(model, graph)``, see
+    `rebasin_core.unit_layers`.
     """
 
     name: str
@@ -195,6 +207,11 @@ class Model:
         return self.user_forward is not None or not isinstance(self.adapter, MappingAdapter)
 
     @property
+    def computes_by_itself(self) -> bool:
+        """Whether no adapter knows its layers: it is a mapping of arrays, or `forward` is the user's."""
+        return self.user_forward is not None or isinstance(self.adapter, MappingAdapter)
+
+    @property
     def backend(self) -> Backend:
         """The backend of the parameters."""
         return get_backend(*self.params.values())
@@ -239,7 +256,7 @@ def open_model(model: Any, forward: Forward | None = None, what: str = "the mode
                 f"parameter {name!r} of {what} does not hold numbers: dtype {x.dtype}"
             ) from None
         if not finite:
-            raise NonFiniteError(f"parameter {name!r} of {what} holds NaN or infinity; it cannot be aligned")
+            raise not_finite(name, what)
     return Model(model, adapter, params, forward)
 
 
@@ -256,18 +273,31 @@ def open_pair(model_a: Any, model_b: Any, forward: Forward | None = None) -> tup
         raise UnsupportedModelError(
             f"model A is of {a.adapter.name}, model B of {b.adapter.name}; both must be of one framework. Convert one"
         )
-    for name in (*a.params, *b.params):
-        if name not in a.params or name not in b.params:
-            there, lacking = ("A", "B") if name in a.params else ("B", "A")
+    check_same_shapes(a.params, b.params)
+    a.adapter.check_pair(model_a, model_b)
+    return a, b
+
+
+def check_same_shapes(params_a: Mapping[str, Any], params_b: Mapping[str, Any]) -> None:
+    """Raise `SpecError` or `ShapeError` for the first parameter that only one of two networks has, or in another shape.
+
+    Of the parameters, only the attribute ``shape`` is read.
+    """
+    for name in (*params_a, *params_b):
+        if name not in params_a or name not in params_b:
+            there, lacking = ("A", "B") if name in params_a else ("B", "A")
             raise SpecError(
                 f"model {there} has a parameter {name!r}, model {lacking} has none; two models of one architecture "
                 f"are needed"
             )
-        shape_a, shape_b = tuple(a.params[name].shape), tuple(b.params[name].shape)
+        shape_a, shape_b = tuple(params_a[name].shape), tuple(params_b[name].shape)
         if shape_a != shape_b:
             raise ShapeError(
                 f"parameter {name!r} has shape {shape_a} in model A and {shape_b} in model B; two models of one "
                 f"architecture are needed"
             )
-    a.adapter.check_pair(model_a, model_b)
-    return a, b
+
+
+def not_finite(name: str, what: str) -> NonFiniteError:
+    """Say that a parameter cannot be aligned."""
+    return NonFiniteError(f"parameter {name!r} of {what} holds NaN or infinity; it cannot be aligned")

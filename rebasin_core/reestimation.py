@@ -11,7 +11,7 @@ from rebasin_core.models import Model, open_model
 from rebasin_core.precision import all_finite
 from rebasin_core.progress import progress_bar
 
-__all__ = ["batches_to_measure", "reestimate", "reestimated", "running_statistics"]
+__all__ = ["batches_to_measure", "inputs_of", "reestimate", "reestimated", "running_statistics"]
 
 Params = dict[str, Array]
 
@@ -76,13 +76,15 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
     ...
     rebasin_core.errors.SpecError: a plain mapping of arrays, or a forward= of your own, does not say which arrays ...
     """
-    batches = _inputs(data, batch_size)
+    batches = inputs_of(data, batch_size)
     opened = open_model(model)
     return opened.rebuild(reestimated(opened, opened.params, batches))
 
 
-def batches_to_measure(data: Any, batch_size: int | None = None, same: Batches | None = None) -> Batches | None:
-    """Read what a user passed as ``reestimate=``: the data that statistics are measured on, or None.
+def batches_to_measure(
+    data: Any, batch_size: int | None = None, same: Batches | None = None, name: str = "reestimate"
+) -> Batches | None:
+    """Read what a user passed as ``reestimate=`` or ``repair=``: the data that statistics are measured on, or None.
 
     Parameters
     ----------
@@ -92,6 +94,8 @@ def batches_to_measure(data: Any, batch_size: int | None = None, same: Batches |
         Cut arrays into batches of this size.
     same : Batches, optional
         What True stands for.
+    name : str, default "reestimate"
+        Of the argument, for messages.
 
     Raises
     ------
@@ -102,13 +106,14 @@ def batches_to_measure(data: Any, batch_size: int | None = None, same: Batches |
         return None
     if data is True and same is None:
         raise SettingError(
-            "reestimate=True means the data that the loss is measured on, and here no loss is; pass the data, as in "
-            "reestimate=(inputs, targets) or reestimate=loader"
+            f"{name}=True means the data that the loss is measured on, and here no loss is; pass the data, as in "
+            f"{name}=(inputs, targets) or {name}=loader"
         )
-    return same if data is True else _inputs(data, batch_size)
+    return same if data is True else inputs_of(data, batch_size)
 
 
-def _inputs(data: Any, batch_size: int | None) -> Batches:
+def inputs_of(data: Any, batch_size: int | None) -> Batches:
+    """Read data of which only the inputs are needed; they may come alone, as one array."""
     # Targets are never read; one array of inputs stands in for its own, cut alike.
     return as_batches((data, data) if hasattr(data, "shape") else data, batch_size)
 

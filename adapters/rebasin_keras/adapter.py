@@ -11,6 +11,7 @@ from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
+from rebasin_core.unit_layers import UnitLayers
 from rebasin_keras.activations import collector
 from rebasin_keras.batch_norms import batch_norms
 from rebasin_keras.copies import rebuilt
@@ -18,6 +19,7 @@ from rebasin_keras.functional import forward_function
 from rebasin_keras.losses import loss_function, metric_function
 from rebasin_keras.pairs import check_pair
 from rebasin_keras.random_state import keep_random_state
+from rebasin_keras.unit_layers import unit_layers
 from rebasin_keras.variables import check_built, parameters_of
 
 __all__ = ["KerasAdapter"]
@@ -107,6 +109,11 @@ class KerasAdapter:
         """Return the passes in which batch normalisation layers use the statistics of the batch."""
         _check(model)
         return batch_norms(model)
+
+    def unit_layers(self, model: Any, graph: PermutationGraph) -> UnitLayers:
+        """Return the layers that can be scaled and shifted unit by unit."""
+        _check(model)
+        return unit_layers(model, graph)
 
     def keep_random_state(self, seed: int | None = None) -> AbstractContextManager[None]:
         """Give Python, NumPy and torch their random states back afterwards; with a seed, start from that."""

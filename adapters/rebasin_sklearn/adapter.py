@@ -10,6 +10,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from rebasin_core.errors import SettingError, UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
+from rebasin_core.unit_layers import UnitLayer, UnitLayers
 from rebasin_sklearn.functional import collector, forward_function, loss_function
 
 __all__ = ["SklearnAdapter"]
@@ -97,6 +98,20 @@ class SklearnAdapter:
         """Return ``collect(params, inputs)``: per hidden layer, what its units say before their activation."""
         _check(model)
         return collector(model, graph.groups)
+
+    def unit_layers(self, model: Any, graph: PermutationGraph) -> UnitLayers:
+        """Return the hidden layers that the graph leaves free."""
+        collect = self.activations(model, graph)
+        layers = {
+            group: UnitLayer(f"coefs_.{i}", 1, f"intercepts_.{i}")
+            for i in range(len(model.coefs_) - 1)
+            if (group := f"hidden_{i + 1}") in graph.groups
+        }
+
+        def outputs(params: Mapping[str, Any], inputs: Any) -> list[tuple[str, Any]]:
+            return [(group, z) for group, (z,) in collect(params, inputs).items()]
+
+        return UnitLayers(layers, outputs)
 
     def check_pair(self, model_a: Any, model_b: Any) -> None:
         """Raise unless both are of one class, one activation, and the same classes in the same order."""

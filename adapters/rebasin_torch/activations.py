@@ -7,6 +7,7 @@ and whose output axis is known, produces it. Layers of other kinds are left out.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rebasin_core.axes import Group
@@ -16,7 +17,7 @@ from rebasin_torch.copies import skeleton
 from rebasin_torch.functional import as_arguments, evaluation_skeleton, run
 from rebasin_torch.state import every_tensor
 
-__all__ = ["collector", "producers"]
+__all__ = ["collector", "listener", "places_of_units", "producers"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,7 +29,7 @@ def producers(model: nn.Module, graph: PermutationGraph) -> dict[str, tuple[str,
     found = {}
     for name, module in model.named_modules():
         weight = f"{name}.weight" if name else "weight"
-        place = _axes(module)
+        place = places_of_units(module)
         if place is None or weight not in graph.axes:
             continue
         axis = graph.axes[weight].axes[place[0]]
@@ -53,22 +54,40 @@ def collector(
             f"no group of this graph is the output of a linear, convolutional, embedding or norm layer of "
             f"{type(model).__name__}; use objectives.Midpoint(loss, data) or objectives.L2()"
         )
+    outputs = listener(model, {name: axis for name, (_, axis) in places.items()})
+
+    def collect(params: Mapping[str, Tensor], inputs: Any) -> dict[str, list[Tensor]]:
+        seen: dict[str, list[Tensor]] = {}
+        for name, x in outputs(params, inputs):
+            seen.setdefault(places[name][0], []).append(x)
+        return seen
+
+    return collect
+
+
+def listener(
+    model: nn.Module, axes: Mapping[str, int]
+) -> Callable[[Mapping[str, Tensor], Any], list[tuple[str, Tensor]]]:
+    """Return ``outputs(params, inputs)``: call by call, the name of a module and what it gives, units last.
+
+    `axes` names the modules, and the axis of their output that counts the units; the other axes become one.
+    """
     body = evaluation_skeleton(skeleton(model))
     own = {name: x.detach() for name, x in every_tensor(model).items()}
     buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
 
-    def collect(params: Mapping[str, Tensor], inputs: Any) -> dict[str, list[Tensor]]:
-        seen: dict[str, list[Tensor]] = {}
+    def outputs(params: Mapping[str, Tensor], inputs: Any) -> list[tuple[str, Tensor]]:
+        seen: list[tuple[str, Tensor]] = []
 
         def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            group, axis = places[name]
-
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                seen.setdefault(group, []).append(output.movedim(axis, -1).flatten(0, -2))
+                # A copy: what follows, such as a ReLU, may work in place.
+                units = output.movedim(axes[name], -1).clone(memory_format=torch.contiguous_format)
+                seen.append((name, units.flatten(0, -2)))
 
             return hook
 
-        hooks = [module.register_forward_hook(keep(name)) for name, module in body.named_modules() if name in places]
+        hooks = [module.register_forward_hook(keep(name)) for name, module in body.named_modules() if name in axes]
         try:
             args, kwargs = as_arguments(inputs)
             run(body, {name: params.get(name, x) for name, x in own.items()}, buffers, args, kwargs)
@@ -77,10 +96,10 @@ def collector(
                 hook.remove()
         return seen
 
-    return collect
+    return outputs
 
 
-def _axes(module: nn.Module) -> tuple[int, int] | None:
+def places_of_units(module: nn.Module) -> tuple[int, int] | None:
     """Axis of the weight that counts the outputs, and axis of the output along which they lie."""
     if isinstance(module, nn.Linear):
         return 0, -1

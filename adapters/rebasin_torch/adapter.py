@@ -11,6 +11,7 @@ from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import SettingError, UnsupportedModelError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Forward, Loss
+from rebasin_core.unit_layers import UnitLayers
 from rebasin_torch.activations import collector
 from rebasin_torch.batch_norms import batch_norms
 from rebasin_torch.copies import rebuilt
@@ -18,6 +19,7 @@ from rebasin_torch.functional import forward_function, to_tensors
 from rebasin_torch.losses import loss_function, metric_function
 from rebasin_torch.pairs import check_pair
 from rebasin_torch.state import check_initialised, every_tensor, parameters_of
+from rebasin_torch.unit_layers import unit_layers
 
 __all__ = ["TorchAdapter"]
 
@@ -98,6 +100,10 @@ class TorchAdapter:
     def batch_norms(self, model: Any) -> BatchNorms | None:
         """Return the passes in which batch normalisation layers use the statistics of the batch."""
         return batch_norms(model)
+
+    def unit_layers(self, model: Any, graph: PermutationGraph) -> UnitLayers:
+        """Return the layers that can be scaled and shifted unit by unit."""
+        return unit_layers(model, graph)
 
     @contextmanager
     def keep_random_state(self, seed: int | None = None) -> Iterator[None]:

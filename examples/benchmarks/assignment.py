@@ -2,13 +2,14 @@
 
     pip install lap lapjv fastlap            whichever are installed are measured
     OMP_NUM_THREADS=1 python examples/benchmarks/assignment.py 64 256 1024 2048 4096
+    python examples/benchmarks/assignment.py --quick
 
 Prints the seconds of one assignment, the median over a few matrices of each kind, and checks that every library reaches
 SciPy's total.
 """
 
+import argparse
 import importlib
-import sys
 import time
 from collections.abc import Callable
 
@@ -17,8 +18,8 @@ from scipy.optimize import linear_sum_assignment
 
 from rebasin_core.assignment import linear_assignment
 
-SIZES = (64, 256, 1024)
-SECONDS = 2.0  # spent on one library and kind of matrix; at least one matrix
+SIZES, QUICK_SIZES = (64, 256, 1024), (16, 64)
+SECONDS, QUICK_SECONDS = 2.0, 0.02  # spent on one library and kind of matrix; at least one matrix
 
 Scores = np.ndarray
 
@@ -70,10 +71,10 @@ def libraries() -> dict[str, Callable[[Scores], np.ndarray]]:
     return found
 
 
-def seconds(solve: Callable[[Scores], np.ndarray], kind: Callable[..., Scores], n: int) -> float:
+def seconds(solve: Callable[[Scores], np.ndarray], kind: Callable[..., Scores], n: int, budget: float) -> float:
     """Median time of one assignment."""
     times: list[float] = []
-    while sum(times) < SECONDS and len(times) < 20:
+    while sum(times) < budget and len(times) < 20:
         scores = kind(n, np.random.default_rng(len(times)))
         started = time.perf_counter()
         columns = solve(scores)
@@ -84,15 +85,20 @@ def seconds(solve: Callable[[Scores], np.ndarray], kind: Callable[..., Scores], 
     return float(np.median(times))
 
 
-def main(sizes: tuple[int, ...]) -> None:
+def main() -> None:
     """Print a row per size and kind."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("sizes", type=int, nargs="*", help=f"default: {SIZES}, with --quick {QUICK_SIZES}")
+    parser.add_argument("--quick", action="store_true", help="small matrices, a moment each: to see that it runs")
+    chosen = parser.parse_args()
+    sizes = chosen.sizes or (QUICK_SIZES if chosen.quick else SIZES)
     found = libraries()
     print(f"{'n':>6} {'kind':8}" + "".join(f"{name:>14}" for name in found))
     for n in sizes:
         for kind in KINDS:
-            row = [seconds(solve, kind, n) for solve in found.values()]
+            row = [seconds(solve, kind, n, QUICK_SECONDS if chosen.quick else SECONDS) for solve in found.values()]
             print(f"{n:6} {kind.__name__:8}" + "".join(f"{value:14.2g}" for value in row), flush=True)
 
 
 if __name__ == "__main__":
-    main(tuple(int(n) for n in sys.argv[1:]) or SIZES)
+    main()

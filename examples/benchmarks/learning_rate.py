@@ -6,6 +6,7 @@ Printed is the best hard plan of the descent, as a share of the way from the ide
 
     OMP_NUM_THREADS=1 python examples/benchmarks/learning_rate.py 10 64 512
     OMP_NUM_THREADS=1 python examples/benchmarks/learning_rate.py 4096 --steps 100 --objective L2
+    python examples/benchmarks/learning_rate.py --quick
 """
 
 import argparse
@@ -57,16 +58,18 @@ def share(kind: str, width: int, rate: float, steps: int, seed: int) -> float:
 def main() -> None:
     """Print a row per objective and width."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("widths", type=int, nargs="*", default=[10, 64])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("widths", type=int, nargs="*", help="default: 10 64, with --quick 10")
+    parser.add_argument("--quick", action="store_true", help="ten steps at one width: to see that it runs")
+    parser.add_argument("--steps", type=int, default=None, help="default: 300, with --quick 10")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--objective", choices=("L2", "midpoint"), nargs="*", default=["L2", "midpoint"])
     chosen = parser.parse_args()
+    steps = chosen.steps or (10 if chosen.quick else 300)
     print(f"{'objective':10} {'width':>6}" + "".join(f"{rate:8g}" for rate in RATES))
     for kind in chosen.objective:
-        for width in chosen.widths:
+        for width in chosen.widths or ([10] if chosen.quick else [10, 64]):
             row = [
-                sum(share(kind, width, rate, chosen.steps, seed) for seed in range(chosen.seeds)) / chosen.seeds
+                sum(share(kind, width, rate, steps, seed) for seed in range(chosen.seeds)) / chosen.seeds
                 for rate in RATES
             ]
             print(f"{kind:10} {width:6}" + "".join(f"{value:8.2f}" for value in row), flush=True)

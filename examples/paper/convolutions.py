@@ -44,30 +44,35 @@ class Job:
     cache: Path | None
 
 
+def cache_file(job: Job, index: int) -> Path | None:
+    """Where a network is kept."""
+    return job.cache and job.cache / f"{job.network}-{job.width:g}-{job.epochs}-{1000 * job.seed + index}.pt"
+
+
 def trained(job: Job, task: Task, index: int) -> nn.Module:
     """Return one network of the pair, trained now or read from the cache."""
     seed = 1000 * job.seed + index
     torch.manual_seed(seed)
     model = ResNet20(int(job.width)) if job.network == "resnet20" else vgg11(job.width)
-    file = job.cache and job.cache / f"{job.network}-{job.width:g}-{job.epochs}-{seed}.pt"
-    return cached(file, model, lambda m: train_images(m, task, seed, job.epochs, rate=0.2))
+    return cached(cache_file(job, index), model, lambda m: train_images(m, task, seed, job.epochs, rate=0.2))
 
 
 def rebase(name: str, job: Job, task: Task, a: nn.Module, b: nn.Module) -> tuple[nn.Module, str]:
     """Return the second network re-based onto the first, and what the solver says of it."""
     if name == "naive":
         return b, ""
-    data = batches(task.train, 256)
+    data = batches(task.train, 64 if job.quick else 256)
+    few = 1 if job.quick else 8
+    # From the matching, not too sharply, and slowly to hard plans: it starts well, and no swap is affordable.
+    settings = {"init_scale": 4.0, "final_tau": 0.25, "num_rounds": 1}
+    settings |= {"max_steps": 3, "max_swaps": 0} if job.quick else {"max_steps": 1000, "patience": 1000}
     objective, solver = {
         "WM": (rb.objectives.L2(), rb.solvers.WeightMatching()),
-        "activation matching": (rb.objectives.Activations(data[:8]), rb.solvers.ActivationMatching()),
+        "activation matching": (rb.objectives.Activations(data[:few]), rb.solvers.ActivationMatching()),
         "C_L2": (rb.objectives.L2(), rb.solvers.Sinkhorn()),
         "C_Rnd": (
-            rb.objectives.RandomPoint(task.loss, data, evaluation_batches=8),
-            # From the matching, not too sharply, and slowly to hard plans: it starts well, and no swap is affordable.
-            rb.solvers.Sinkhorn(
-                init_scale=4.0, final_tau=0.25, max_steps=10 if job.quick else 1000, patience=1000, num_rounds=1
-            ),
+            rb.objectives.RandomPoint(task.loss, data, evaluation_batches=few),
+            rb.solvers.Sinkhorn(**settings),
         ),
     }[name]
     result = rb.align(a, b, data[0][0][:8], objective=objective, solver=solver, seed=job.seed, progress=True)
@@ -78,14 +83,14 @@ def run(job: Job) -> dict[str, dict[str, Any]]:
     """Measure every method on one pair."""
     task = cifar10(training_images=2000 if job.quick else 50_000)
     a, b = (trained(job, task, index) for index in (0, 1))
-    held = batches(task.test, 500, 2 if job.quick else 10)
-    fresh = batches(task.train, 500)[-4:]
+    held = batches(task.test, 100, 1) if job.quick else batches(task.test, 500, 10)
+    fresh = batches(task.train, 100)[-1:] if job.quick else batches(task.train, 500)[-4:]
     results: dict[str, dict[str, Any]] = {"ends": {"accuracy": [accuracy(model, task.test) for model in (a, b)]}}
     for name in METHODS:
         started = time.perf_counter()
         model, summary = rebase(name, job, task, a, b)
         seconds = time.perf_counter() - started
-        settings: dict[str, Any] = {"lambdas": 11, "metrics": ["accuracy"]}
+        settings: dict[str, Any] = {"lambdas": 3 if job.quick else 11, "metrics": ["accuracy"]}
         results[name] = {
             "as it is": rb.connectivity(a, model, task.loss, held, **settings),
             "re-estimated": rb.connectivity(a, model, task.loss, held, reestimate=fresh, **settings),

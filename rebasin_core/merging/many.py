@@ -11,6 +11,7 @@ import numpy as np
 from rebasin_core.align import verified
 from rebasin_core.errors import SettingError
 from rebasin_core.graph import PermutationGraph
+from rebasin_core.interpolation import as_weights
 from rebasin_core.merging.agreement import Agreement, Plans
 from rebasin_core.merging.star import star
 from rebasin_core.models import Forward, Model, open_pair
@@ -18,6 +19,7 @@ from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.plan import Plan
 from rebasin_core.progress import check_flag, progress_bar
 from rebasin_core.reestimation import batches_to_measure, reestimated
+from rebasin_core.repairing import repaired
 from rebasin_core.settings import at_least
 from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.solvers.weight_matching import WeightMatching
@@ -67,15 +69,16 @@ class MultiAlignment:
     method: str
     _opened: tuple[Model, ...] = field(repr=False)
 
-    def merge(self, *, reestimate: Any = None, batch_size: int | None = None) -> Any:
+    def merge(self, *, reestimate: Any = None, repair: Any = None, batch_size: int | None = None) -> Any:
         """Return the weighted mean of the re-based networks, of the type of the first.
 
         Parameters
         ----------
-        reestimate, batch_size
+        reestimate, repair, batch_size
             As for `rebasin_core.Alignment.merge`.
         """
         batches = batches_to_measure(reestimate, batch_size)
+        to_repair = batches_to_measure(repair, batch_size, name="repair")
         first = self._opened[0]
         moved = [plan.apply(m.params, self.graph) for plan, m in zip(self.plans, self._opened, strict=True)]
         mean = {
@@ -84,7 +87,8 @@ class MultiAlignment:
             else x  # counters are those of the first
             for name, x in first.params.items()
         }
-        return first.rebuild(reestimated(first, mean, batches))
+        mean = reestimated(first, mean, batches)
+        return first.rebuild(repaired(first, mean, moved, self.weights, self.graph, to_repair))
 
     def __str__(self) -> str:
         passes = f"{len(self.history)} {'pass' if len(self.history) == 1 else 'passes'}"
@@ -246,16 +250,3 @@ def _together(
                 bar.update(f"spread {history[-1]:.6g}")
             runs.append((best, history, not changed))
     return min(runs, key=lambda run: run[1][-1])
-
-
-def as_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """Read the weights of several networks, one for each, as shares that sum to 1."""
-    if weights is None:
-        return (1.0 / count,) * count
-    try:
-        given = [float(w) for w in weights]
-    except (TypeError, ValueError):
-        given = []
-    if len(given) != count or not all(np.isfinite(w) and w > 0 for w in given):
-        raise SettingError(f"expected weights as {count} positive numbers, one per model, got {weights!r}")
-    return tuple(w / sum(given) for w in given)

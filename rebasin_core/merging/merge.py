@@ -7,10 +7,11 @@ from typing import Any
 from rebasin_core.align import align
 from rebasin_core.batch_norms import find_batch_norms
 from rebasin_core.errors import SettingError
-from rebasin_core.interpolation import as_place
-from rebasin_core.merging.many import METHODS, align_many, as_weights
+from rebasin_core.interpolation import as_place, as_weights
+from rebasin_core.merging.many import METHODS, align_many
 from rebasin_core.models import open_model
 from rebasin_core.reestimation import batches_to_measure
+from rebasin_core.unit_layers import check_unit_layers
 
 __all__ = ["merge"]
 
@@ -22,6 +23,7 @@ def merge(
     weights: Sequence[float] | None = None,
     method: str | None = None,
     reestimate: Any = None,
+    repair: Any = None,
     batch_size: int | None = None,
     executor: Executor | None = None,
     **settings: Any,
@@ -46,8 +48,11 @@ def merge(
     reestimate : data, optional
         Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalisation anew: see
         `rebasin_core.reestimate`. Choose it for every network that has such layers.
+    repair : data, optional
+        Inputs, or pairs, on which to give every unit the mean of the networks' means and deviations: see
+        `rebasin_core.repair`. Choose it for networks without batch normalisation. With both, it comes last.
     batch_size : int, optional
-        Cut `reestimate` into batches of this size, where it is a pair of arrays or one array; default: one batch.
+        Cut the data into batches of this size, where they are a pair of arrays or one array; default: one batch.
     executor : concurrent.futures.Executor, optional
         Who aligns the pairs of more than two models.
     **settings
@@ -87,13 +92,18 @@ def merge(
     if method is not None and method not in METHODS:
         raise SettingError(f"expected method as one of {', '.join(map(repr, METHODS))}, got {method!r}")
     shares, place = as_weights(weights, len(models)), 0.5 if t is None else as_place(t)
-    batches = batches_to_measure(reestimate, batch_size)
-    if batches is not None:  # what cannot be done in the end is refused before the work
-        find_batch_norms(open_model(models[0], settings.get("forward"), "model A"))
+    measured = batches_to_measure(reestimate, batch_size)
+    repaired = batches_to_measure(repair, batch_size, name="repair")
+    if not (measured is None and repaired is None):  # what cannot be done in the end is refused before the work
+        first = open_model(models[0], settings.get("forward"), "model A")
+        if measured is not None:
+            find_batch_norms(first)
+        if repaired is not None:
+            check_unit_layers(first)
     if len(models) > 2 or method is not None:
         found = align_many(
             models, *example_inputs, method=method or METHODS[0], weights=shares, executor=executor, **settings
         )
-        return found.merge(reestimate=batches)
+        return found.merge(reestimate=measured, repair=repaired)
     place = place if weights is None else shares[1]
-    return align(models[0], models[1], *example_inputs, **settings).merge(place, reestimate=batches)
+    return align(models[0], models[1], *example_inputs, **settings).merge(place, reestimate=measured, repair=repaired)

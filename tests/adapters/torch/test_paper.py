@@ -73,9 +73,8 @@ def test_table_2_on_pictures(run, data, tmp_path):
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-@pytest.mark.slow
 def test_convolutions(run, data):
-    found = rows(run("convolutions.py"))
+    found = rows(run("convolutions.py", "--network", "vgg11", "--width", "0.0625"))
     assert list(found) == ["naive", "WM", "activation matching", "C_L2", "C_Rnd"]
 
 
