@@ -17,7 +17,7 @@ import numpy as np
 from rebasin_core.axes import AxesSpec, Axis, Fixed, Gather, Group, Product, Sum, size
 from rebasin_core.backends.protocol import Array, Backend
 
-__all__ = ["Action", "act", "as_matrix", "occurrence_pairs"]
+__all__ = ["Action", "act", "as_matrix", "occurrence_pairs", "occurrences"]
 
 Action: TypeAlias = Array
 """An index vector ``(n,)`` / ``(parent, n)``, or a matrix ``(n, n)`` / ``(parent, n, n)``, of one group."""
@@ -90,23 +90,27 @@ def occurrence_pairs(
     The pairs have shape ``(n, rest)``, or ``(parent, n, rest)`` for a local group. Their product ``A @ B.T`` is the
     similarity of the units of `a` to those of `b`, which linear assignment maximises.
     """
-    found: list[list[Array]] = [[], []]
-    for x, places in zip((a, b), found, strict=True):
+    yield from zip(*(occurrences(backend, x, spec, sizes, group) for x in (a, b)), strict=True)
 
-        def visit(part: Array, node: Group, axis: int, parent_axis: int | None, places: list[Array] = places) -> Array:
-            if node.name == group:
-                front = backend.moveaxis(part, axis, 0)
-                n = backend.shape(front)[0]
-                if parent_axis is None:
-                    places.append(backend.reshape(front, (n, -1)))
-                else:
-                    shifted = parent_axis + (1 if parent_axis < axis else 0)
-                    front = backend.moveaxis(front, shifted, 0)
-                    places.append(backend.reshape(front, (backend.shape(front)[0], n, -1)))
-            return part
 
-        _product(backend, x, spec.axes, 0, sizes, {}, visit)
-    yield from zip(*found, strict=True)
+def occurrences(backend: Backend, x: Array, spec: AxesSpec, sizes: Mapping[str, int], group: str) -> list[Array]:
+    """One side of `occurrence_pairs`."""
+    places: list[Array] = []
+
+    def visit(part: Array, node: Group, axis: int, parent_axis: int | None) -> Array:
+        if node.name == group:
+            front = backend.moveaxis(part, axis, 0)
+            n = backend.shape(front)[0]
+            if parent_axis is None:
+                places.append(backend.reshape(front, (n, -1)))
+            else:
+                shifted = parent_axis + (1 if parent_axis < axis else 0)
+                front = backend.moveaxis(front, shifted, 0)
+                places.append(backend.reshape(front, (backend.shape(front)[0], n, -1)))
+        return part
+
+    _product(backend, x, spec.axes, 0, sizes, {}, visit)
+    return places
 
 
 def _walk(

@@ -62,7 +62,9 @@ def linear_assignment(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
     if scores.ndim == 3:
         return np.stack([linear_assignment(s) for s in scores])
-    if len(scores) >= WORTH_REDUCING:
-        scores = scores - scores.max(axis=1, keepdims=True)
-        scores -= scores.max(axis=0)
-    return np.asarray(linear_sum_assignment(scores, maximize=True)[1], dtype=np.int64)
+    if len(scores) < WORTH_REDUCING:
+        return np.asarray(linear_sum_assignment(scores, maximize=True)[1], dtype=np.int64)
+    # As costs, and in double precision: otherwise SciPy would make copies of its own.
+    costs = np.subtract(scores.max(axis=1, keepdims=True), scores, dtype=np.float64)
+    costs -= costs.min(axis=0)
+    return np.asarray(linear_sum_assignment(costs)[1], dtype=np.int64)

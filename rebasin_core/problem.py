@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.backends.protocol import Array, Backend, DtypeName
 from rebasin_core.errors import NonFiniteError, UnsupportedArrayError
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
@@ -15,7 +15,16 @@ from rebasin_core.plan import Plan
 from rebasin_core.scalars import as_number
 from rebasin_core.soft_plan import SoftPlan
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "check_floating"]
+
+
+def check_floating(name: str, dtype: DtypeName) -> None:
+    """Raise `UnsupportedArrayError` for a parameter that is to move and holds whole numbers."""
+    if "float" not in dtype:
+        raise UnsupportedArrayError(
+            f"parameter {name!r} is of dtype {dtype}; weights that move must be floating point. Convert them, or name "
+            f"it among the buffers of the graph if it is not learned"
+        )
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         for name in self.learned:
-            dtype = self.backend.dtype(self.params_b[name])
-            if "float" not in dtype:
-                raise UnsupportedArrayError(
-                    f"parameter {name!r} is of dtype {dtype}; weights that move must be floating point. Convert them, "
-                    f"or name it among the buffers of the graph if it is not learned"
-                )
+            check_floating(name, self.backend.dtype(self.params_b[name]))
 
     @property
     def learned(self) -> list[str]:
@@ -66,7 +70,7 @@ class Problem:
     @property
     def size(self) -> int:
         """How many numbers the learned parameters hold that the plan moves."""
-        return sum(math.prod(self.params_b[name].shape) for name in self.learned)
+        return sum(math.prod(self.graph.shapes[name]) for name in self.learned)
 
     @property
     def like(self) -> Array:

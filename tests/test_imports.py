@@ -28,15 +28,15 @@ FRAMEWORKS = {"torch", "torchvision", "transformers", "tensorflow", "keras", "ja
 
 # From the bottom up: a module imports those of its own layer and below, never above.
 LAYERS = [
-    {"errors", "axes", "sizes", "registry", "settings", "optimizers"},
+    {"errors", "atomic", "axes", "sizes", "registry", "settings", "optimizers"},
     {"graph", "progress"},
     {"backends"},
-    {"precision", "scalars", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "inference", "layers"},
-    {"data", "models", "interpolation", "batch_norms", "reestimation"},
+    {"precision", "scalars", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "lazy", "inference", "layers"},
+    {"data", "models", "interpolation", "batch_norms", "reestimation", "repairing", "unit_layers"},
     {"objectives"},
     {"problem"},
     {"solvers", "verify"},
-    {"align", "connectivity", "merging", "continual", "testing"},
+    {"align", "checkpoints", "connectivity", "merging", "continual", "testing"},
     {"plotting", "commands", "cli"},
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}

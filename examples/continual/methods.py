@@ -28,6 +28,8 @@ TUNED = {
     "init_scale": 10.0,
     "optimizer": Adam(0.03),
 }
+# With a head per task, what the old heads say of a new task's images is held too; that allows the residual whole.
+HEADS = {"memory_weight": 1.0, "keep": 0.0, "distillation": 0.1, "distill_heads": 0.3}
 # At this height the soft permutations are the identity to the last digit, and no gradient reaches the logits.
 FROZEN = {"init_scale": 200.0}
 
@@ -75,11 +77,27 @@ def rebasin(course: Course, **settings: Any) -> np.ndarray:
     return found
 
 
-def methods(rate: float) -> tuple[Method, ...]:
-    """Return all rows of the table; `rate` is the learning rate that methods which are not tuned have after a task."""
+def methods(rate: float, heads: bool = False) -> tuple[Method, ...]:
+    """Return all rows of the table.
+
+    Parameters
+    ----------
+    rate : float
+        The learning rate that methods which are not tuned have after the first task.
+    heads : bool, default False
+        Whether every task has a head of its own.
+    """
     tuned = {**TUNED, "residual_optimizer": Adam(3 * rate)}
     distilled = {**tuned, "distillation": 0.1}
     halved = {**WEIGHTED, "init_scale": 10.0, "residual_optimizer": Adam(rate)}
+    held = {**tuned, **HEADS, "alpha": 0.5, "residual_optimizer": Adam(0.5 * rate)}
+    with_heads = (
+        Method(
+            "replay-heads", "replay, heads distilled", replay, _replayed({**HEADS, "average": 0.2, "rate": 0.5 * rate})
+        ),
+        Method("heads", "re-basin, heads distilled", rebasin, held),
+        Method("heads-frozen", "the same, plan frozen at the identity", rebasin, {**held, **FROZEN}),
+    )
     return (
         Method("finetuning", "finetuning", avalanche, {"strategy": "Naive"}),
         Method("ewc", "EWC", avalanche, {"strategy": "EWC", "ewc_lambda": 1e4}),
@@ -100,5 +118,11 @@ def methods(rate: float) -> tuple[Method, ...]:
         Method("tuned", "re-basin, tuned", rebasin, tuned),
         Method("distilled", "re-basin, tuned, distilled", rebasin, distilled),
         Method("frozen", "the same, plan frozen at the identity", rebasin, {**distilled, **FROZEN}),
+        *(with_heads if heads else ()),
         Method("joint", "joint training", joint),
     )
+
+
+def _replayed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a re-basin under the names they have for a replay."""
+    return {{"memory_weight": "weight"}.get(name, name): value for name, value in settings.items()}

@@ -34,7 +34,8 @@ def main() -> None:
     if chosen.quick:
         chosen.seeds, chosen.tasks, chosen.images = chosen.seeds[:1], 2, 1000
     experiment = EXPERIMENTS[chosen.experiment]
-    rows = [m for m in methods(experiment.rate) if not chosen.methods or m.key in chosen.methods]
+    everything = methods(experiment.rate, heads=experiment.groups is not None)
+    rows = [m for m in everything if not chosen.methods or m.key in chosen.methods]
     if not is_installed():
         left = [m.name for m in rows if m.needs_avalanche]
         rows = [m for m in rows if not m.needs_avalanche]
@@ -51,7 +52,9 @@ def options() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="rotated-mnist")
-    parser.add_argument("--methods", nargs="+", choices=[m.key for m in methods(1.0)], help="rows (default: all)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[m.key for m in methods(1.0, heads=True)], help="rows (default: all)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tasks", type=int, help="the first so many (default: all)")
     parser.add_argument("--epochs", type=int, help="passes over the data of a task (default: 5, Split CIFAR-10 1)")

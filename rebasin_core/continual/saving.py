@@ -2,15 +2,14 @@
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rebasin_core.atomic import replacing
 from rebasin_core.continual.memory import TaskMemory
 from rebasin_core.continual.nested import flatten, unflatten
 from rebasin_core.continual.report import TaskReport
@@ -39,7 +38,6 @@ class Saved:
 
 def write(path: str | os.PathLike[str], saved: Saved) -> None:
     """Write a file; what was there before stays until the new one is complete."""
-    target = Path(path)
     arrays: dict[str, Any] = {f"param_{i}": x for i, x in enumerate(saved.params.values())}
     memories = []
     for i, memory in enumerate(saved.memory):
@@ -57,16 +55,8 @@ def write(path: str | os.PathLike[str], saved: Saved) -> None:
         "memory": memories,
         "reports": [asdict(report) for report in saved.reports],
     }
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header, default=_number)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        np.savez(file, header=np.array(json.dumps(header, default=_number)), **arrays)
 
 
 def read(path: str | os.PathLike[str]) -> Saved:

@@ -1,11 +1,11 @@
 """Distances between weights: objectives that need no data."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.protocol import Array
+from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
 from rebasin_core.models import Model
 from rebasin_core.objectives.base import BoundObjective, Params
@@ -14,10 +14,14 @@ from rebasin_core.precision import widened
 __all__ = ["L2", "Cosine", "inner_product"]
 
 
-def inner_product(a: Params, b: Params) -> Array:
+def inner_product(a: Mapping[str, Array], b: Mapping[str, Array]) -> Array:
     """Sum over all parameters of ``<a, b>``; differentiable."""
-    backend = get_backend(*a.values())
-    return sum(backend.sum(widened(backend, x) * widened(backend, b[name])) for name, x in a.items())
+    # One by one: of a network that lies in a file, there is never more than one parameter.
+    return sum(_inner_product(get_backend(x), x, b[name]) for name, x in a.items())
+
+
+def _inner_product(backend: Backend, x: Array, y: Array) -> Array:
+    return backend.sum(widened(backend, x) * widened(backend, y))
 
 
 @dataclass(frozen=True)

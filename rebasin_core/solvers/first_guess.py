@@ -1,24 +1,29 @@
 """Where weight matching sets out: from nothing known, one group after the other, the most certain first."""
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 
 from rebasin_core.actions import act
 from rebasin_core.assignment import linear_assignment
-from rebasin_core.axes import AxesSpec, Fixed, Group
+from rebasin_core.axes import AxesSpec, Axis, Fixed, Group, Product, size
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
-from rebasin_core.objectives.base import Params
+from rebasin_core.lazy import reordered, widened_params
 from rebasin_core.objectives.weights import inner_product
 from rebasin_core.plan import Plan
-from rebasin_core.precision import widened
-from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.scores import Reading, Scores
 
 __all__ = ["first_guess", "uniform_matrices"]
 
 
 def first_guess(
-    graph: PermutationGraph, params_a: Params, params_b: Params, backend: Backend, scores: Scores | None = None
+    graph: PermutationGraph,
+    params_a: Mapping[str, Array],
+    params_b: Mapping[str, Array],
+    backend: Backend,
+    scores: Scores | None = None,
 ) -> Plan:
     """Match every group once, by what can be said of it while the groups beside it are still unknown.
 
@@ -64,26 +69,25 @@ def first_guess(
     True
     """
     names, known = graph.learned, scores or Scores(graph, backend)
-    a, b = ({name: widened(backend, params[name]) for name in names} for params in (params_a, params_b))
+    a, b = (widened_params(backend, params, names) for params in (params_a, params_b))
     touching = {g: [name for name in names if g in graph.axes[name].groups] for g in graph.groups}
-    unknown = {g: m for g, m in uniform_matrices(graph).items() if touching[g]}
+    unknown = {g for g in graph.groups if touching[g]}
     plan = Plan.identity(graph)
     found: dict[str, tuple[float, np.ndarray]] = {}
     while unknown:
         # A local group orders what its parent's places hold, so that it waits for its parent.
-        ready = [g for g in unknown if graph.parents.get(g) not in unknown]
+        ready = [g for g in graph.groups if g in unknown and graph.parents.get(g) not in unknown]
         for group in ready:
             if group not in found:
                 found[group] = _match(graph, a, b, touching[group], group, unknown, backend, known)
         # Rounded, so that groups of two units, all equally certain, go in the order of the graph on every machine.
         group = max(ready, key=lambda g: round(found[g][0], 6))
         perm = found.pop(group)[1]
-        del unknown[group]
+        unknown.remove(group)
         plan = plan.replace(group, perm)
         known.move(group, perm, touching[group])
+        b.update(reordered(backend, b, touching[group], graph, group, perm))
         for name in touching[group]:
-            action = backend.asarray(perm, like=b[name], dtype="int64")
-            b[name] = act(backend, b[name], graph.axes[name], graph.groups, {group: action})
             for beside in graph.axes[name].groups:
                 found.pop(beside, None)
     return plan
@@ -91,16 +95,22 @@ def first_guess(
 
 def uniform_matrices(graph: PermutationGraph) -> dict[str, np.ndarray]:
     """Per group, the centre of the doubly stochastic matrices: every entry 1 / n."""
-    return {g: np.full(m.shape, 1.0 / m.shape[-1]) for g, m in SoftPlan.identity(graph).items()}
+    return {g: _uniform_matrix(graph, g) for g in graph.groups}
+
+
+def _uniform_matrix(graph: PermutationGraph, group: str) -> np.ndarray:
+    n = graph.groups[group]
+    batch = (graph.groups[graph.parents[group]],) if group in graph.parents else ()
+    return np.full((*batch, n, n), 1.0 / n)
 
 
 def _match(
     graph: PermutationGraph,
-    a: Params,
-    b: Params,
+    a: Mapping[str, Array],
+    b: Mapping[str, Array],
     names: list[str],
     group: str,
-    unknown: dict[str, np.ndarray],
+    unknown: set[str],
     backend: Backend,
     known: Scores,
 ) -> tuple[float, np.ndarray]:
@@ -108,11 +118,13 @@ def _match(
 
     def read(name: str) -> Reading:
         spec, x, y = _without_unknown_axes(graph, graph.axes[name], a[name], b[name], group, unknown, backend)
-        mixed = {g: backend.asarray(unknown[g], like=y) for g in spec.groups if g in unknown and g != group}
+        others = [g for g in spec.groups if g in unknown and g != group]
+        mixed = {g: backend.asarray(_uniform_matrix(graph, g), like=y) for g in others}
         return spec, x, act(backend, y, spec, graph.groups, mixed)
 
     linear, quadratic = known.linear(group, names, read)
-    scores = np.zeros(unknown[group].shape) if linear is None else backend.to_numpy(linear)
+    scores = np.zeros_like(_uniform_matrix(graph, group)) if linear is None else backend.to_numpy(linear)
+    del linear
 
     def similarity(soft: dict[str, Array]) -> Array:
         total: Array = 0.0
@@ -122,15 +134,16 @@ def _match(
         return total
 
     if quadratic:
-        centre = backend.asarray(unknown[group], like=b[names[0]])
+        centre = backend.asarray(_uniform_matrix(graph, group), like=quadratic[0][2])
         scores = scores + backend.to_numpy(backend.value_and_grad(similarity, {group: centre})[1][group])
-    scores = scores.astype(np.float64)
     perm = linear_assignment(scores)
-    centred = scores - scores.mean(axis=-1, keepdims=True)
-    centred -= centred.mean(axis=-2, keepdims=True)
-    picked = np.take_along_axis(centred, perm[..., None], axis=-1)
-    others = (centred**2).sum() - (picked**2).sum()
-    spread = np.sqrt(max(others, 0.0) / max(centred.size - picked.size, 1))
+    scores = scores.astype(np.float64, copy=False)
+    # In place: the scores of a wide group are the most that there is of it in memory.
+    scores -= scores.mean(axis=-1, keepdims=True)
+    scores -= scores.mean(axis=-2, keepdims=True)
+    picked = np.take_along_axis(scores, perm[..., None], axis=-1)
+    others = np.square(scores, out=scores).sum() - (picked**2).sum()
+    spread = np.sqrt(max(others, 0.0) / max(scores.size - picked.size, 1))
     return float(picked.mean() / spread) if spread > 0 else 0.0, perm
 
 
@@ -140,20 +153,35 @@ def _without_unknown_axes(
     fixed: Array,
     moving: Array,
     group: str,
-    unknown: dict[str, np.ndarray],
+    unknown: set[str],
     backend: Backend,
 ) -> tuple[AxesSpec, Array, Array]:
-    """Sum out whole axes of unknown groups.
+    """Sum out axes of unknown groups, and factors of axes.
 
-    Mixing evenly is a projection, so that ``<A, E B> = <E A, E B>``, and along a whole axis what is left of E A and
-    E B is the same in all n places: the inner product of their sums, over n.
+    Mixing evenly is a projection, so that ``<A, E B> = <E A, E B>``, and along an axis what is left of E A and E B is
+    the same in all n places: the inner product of their sums, over n.
     """
+    parents = {graph.parents.get(g) for g in spec.groups}
+
+    def is_summed(axis: Axis) -> bool:
+        if not isinstance(axis, Group) or axis.parent is not None:
+            return False
+        return axis.name in unknown and axis.name != group and axis.name not in parents
+
     axes = list(spec.axes)
-    for i, axis in enumerate(axes):
-        if isinstance(axis, Group) and axis.parent is None and axis.name in unknown and axis.name != group:
-            if any(graph.parents.get(g) == axis.name for g in spec.groups):
-                continue
-            axes[i] = Fixed()
-            fixed = backend.sum(fixed, axis=i, keepdims=True)
-            moving = backend.sum(moving, axis=i, keepdims=True) / graph.groups[axis.name]
+    for i, axis in enumerate(spec.axes):
+        factors = axis.factors if isinstance(axis, Product) else (axis,)
+        rest = [factor for factor in factors if not is_summed(factor)]
+        if len(rest) == len(factors):
+            continue
+        lengths = [size(factor, graph.groups) for factor in factors]
+        away = tuple(i + j for j, factor in enumerate(factors) if is_summed(factor))
+        kept = math.prod(size(factor, graph.groups) for factor in rest)
+        shape = backend.shape(fixed)
+        split, merged = ((*shape[:i], *middle, *shape[i + 1 :]) for middle in (lengths, [kept]))
+        fixed, moving = (
+            backend.reshape(backend.sum(backend.reshape(x, split), axis=away), merged) for x in (fixed, moving)
+        )
+        moving = moving / (math.prod(lengths) / kept)
+        axes[i] = Product(tuple(rest)) if len(rest) > 1 else rest[0] if rest else Fixed()
     return AxesSpec.of(*axes), fixed, moving

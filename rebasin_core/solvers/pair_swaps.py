@@ -6,15 +6,19 @@ from itertools import combinations
 import numpy as np
 
 from rebasin_core.axes import AxesSpec, Axis, Gather, Group, Product, Sum, size
-from rebasin_core.backends.protocol import Backend
+from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
-from rebasin_core.objectives.base import Params
 
 __all__ = ["helpful_swaps"]
 
 
 def helpful_swaps(
-    backend: Backend, scores: np.ndarray, fixed: Params, moving: Params, graph: PermutationGraph, group: str
+    backend: Backend,
+    scores: np.ndarray,
+    fixed: Mapping[str, Array],
+    moving: Mapping[str, Array],
+    graph: PermutationGraph,
+    group: str,
 ) -> list[tuple[int, int]]:
     """Pairs of units to swap, each unit at most once, the swap with the highest gain first.
 
@@ -46,11 +50,11 @@ def helpful_swaps(
 
     with S the scores and r over the entries of all other axes. Here ``u^T M u = M_ii + M_jj - M_ij - M_ji``.
     """
-    gains = -_curvature(scores)
-    for name, x in fixed.items():
+    gains = -_curvature(scores.astype(np.float64))
+    for name in fixed:
         if [node.name for node in graph.axes[name].group_nodes()].count(group) < 2:
             continue  # linear: all in the scores
-        both = np.stack([backend.to_numpy(x), backend.to_numpy(moving[name])]).astype(np.float64)
+        both = np.stack([backend.to_numpy(x[name]) for x in (fixed, moving)]).astype(np.float64)
         for block, places in _blocks(both, graph.axes[name].axes, 0, (), graph.groups, group):
             for first, second in combinations(places, 2):
                 slices = np.moveaxis(block, (first, second), (-2, -1)).reshape(2, -1, *scores.shape)

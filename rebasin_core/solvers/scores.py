@@ -1,23 +1,22 @@
 """How alike the units of a group are, as the other groups lie now: the scores that linear assignment maximises."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from rebasin_core.actions import occurrence_pairs
+from rebasin_core.actions import occurrence_pairs, occurrences
 from rebasin_core.axes import AxesSpec, Fixed, Group
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
-from rebasin_core.objectives.base import Params
 
 __all__ = ["Move", "Reading", "Scores", "product"]
 
 Reading: TypeAlias = tuple[AxesSpec, Array, Array]
 """Axes of a parameter, and what it holds in A and in B."""
 
-Move: TypeAlias = tuple[Params, Params, Params]
+Move: TypeAlias = tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]]
 """Parameters of A, and of B before and after a group was reordered."""
 
 # Columns up to which parameters beside each other make one product: a product that thin only writes its result.
@@ -40,10 +39,12 @@ class Scores:
         What may be permuted.
     backend : Backend
         Of the parameters.
+    keeps : bool, default True
+        Whether to keep anything at all: it takes memory for as much as the parameters again.
     """
 
-    def __init__(self, graph: PermutationGraph, backend: Backend) -> None:
-        self._graph, self._backend = graph, backend
+    def __init__(self, graph: PermutationGraph, backend: Backend, keeps: bool = True) -> None:
+        self._graph, self._backend, self._keeps = graph, backend, keeps
         self._kept: dict[tuple[str, str], Array] = {}
 
     def linear(
@@ -68,26 +69,34 @@ class Scores:
             The parameters in which the group stands several times.
         """
         backend = self._backend
-        contributions: list[Array] = []
+        total: Array | None = None
         quadratic: list[Reading] = []
         thin: list[tuple[Array, Array]] = []
         for name in names:
             if (group, name) in self._kept:
-                contributions.append(self._kept[group, name])
+                total = self._plus(total, self._kept[group, name])
                 continue
             spec, a, b = read(name)
-            pairs = list(occurrence_pairs(backend, a, b, spec, self._graph.groups, group))
-            if len(pairs) > 1:
+            rows = occurrences(backend, a, spec, self._graph.groups, group)
+            if len(rows) > 1:
                 quadratic.append((spec, a, b))
-            elif backend.shape(pairs[0][0])[-1] <= THIN:
-                thin += pairs
+                continue
+            # An array is forgotten as soon as it has served: of a network in a file, these are all there is in memory.
+            count = math.prod(backend.shape(a))
+            del a
+            columns = occurrences(backend, b, spec, self._graph.groups, group)
+            del b
+            if backend.shape(rows[0])[-1] <= THIN:
+                thin.append((rows[0], columns[0]))
             else:
-                contributions.append(product(backend, *pairs[0]))
-                self._keep(group, name, contributions[-1], a)
+                contribution = product(backend, rows[0], columns[0])
+                del rows, columns
+                self._keep(group, name, contribution, count)
+                total = self._plus(total, contribution)
         if thin:
             rows, columns = (backend.concat(list(side), -1) for side in zip(*thin, strict=True))
-            contributions.append(product(backend, rows, columns))
-        return sum(contributions[1:], contributions[0]) if contributions else None, quadratic
+            total = self._plus(total, product(backend, rows, columns))
+        return total, quadratic
 
     def move(self, group: str, perm: np.ndarray, names: Sequence[str], arrays: Move | None = None) -> None:
         """Take into account that one group was reordered.
@@ -130,9 +139,17 @@ class Scores:
         (pair,) = occurrence_pairs(backend, a, after - before, rest, self._graph.groups, other)
         return product(backend, *pair)
 
-    def _keep(self, group: str, name: str, contribution: Array, x: Array) -> None:
+    def _plus(self, total: Array | None, contribution: Array) -> Array:
+        if total is None:
+            return contribution
+        if self._keeps:  # the total may be one that is kept
+            return total + contribution
+        total += contribution
+        return total
+
+    def _keep(self, group: str, name: str, contribution: Array, count: int) -> None:
         # Local groups go with their parent, which moves whole blocks of theirs.
-        if math.prod(contribution.shape) <= math.prod(x.shape) and group not in self._graph.parents:
+        if self._keeps and math.prod(contribution.shape) <= count and group not in self._graph.parents:
             self._kept[group, name] = contribution
 
 

@@ -1,20 +1,21 @@
 """Weight matching: coordinate descent over groups, a linear assignment each (Git Re-Basin, 2209.04836)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
 import numpy as np
 
-from rebasin_core.actions import act, occurrence_pairs
+from rebasin_core.actions import occurrence_pairs
 from rebasin_core.assignment import linear_assignment
-from rebasin_core.backends.protocol import Backend
+from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
+from rebasin_core.lazy import LazyParams, reordered, widened_params
 from rebasin_core.objectives.base import Params
 from rebasin_core.objectives.weights import inner_product
 from rebasin_core.plan import Plan
-from rebasin_core.precision import resolution, widened
+from rebasin_core.precision import resolution
 from rebasin_core.problem import Problem
 from rebasin_core.progress import progress_bar
 from rebasin_core.scalars import as_number
@@ -102,7 +103,8 @@ class WeightMatching:
         with progress_bar(None, "weight matching", progress) as bar:
             for start in range(count):
                 graph, backend = problem.graph, problem.backend
-                scores = Scores(graph, backend)
+                # A network that is not in memory needs no memory for what comes of it either.
+                scores = Scores(graph, backend, keeps=not isinstance(problem.params_b, LazyParams))
                 plan = _start(problem, start, rng, scores)
                 sweeps = descend(graph, problem.params_a, problem.params_b, plan, rng, backend, scores)
                 for sweep, (plan, moved) in enumerate(islice(sweeps, self.max_sweeps), 1):
@@ -127,8 +129,8 @@ def _start(problem: Problem, start: int, rng: np.random.Generator, scores: Score
 
 def descend(
     graph: PermutationGraph,
-    params_a: Params,
-    params_b: Params,
+    params_a: Mapping[str, Array],
+    params_b: Mapping[str, Array],
     plan: Plan,
     rng: np.random.Generator,
     backend: Backend,
@@ -145,7 +147,7 @@ def descend(
     scores = scores or Scores(graph, backend)
     touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
     neighbours = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
-    here = plan.apply(params_b, graph)
+    here = params_b.at(plan) if isinstance(params_b, LazyParams) else plan.apply(params_b, graph)
     stale = {g for g in graph.groups if touching[g]}
     moved = True
     while moved:
@@ -164,35 +166,36 @@ def descend(
 
 def _steps(
     graph: PermutationGraph,
-    params_a: Params,
-    here: Params,
+    params_a: Mapping[str, Array],
+    here: Params | LazyParams,
     group: str,
     names: list[str],
     backend: Backend,
     known: Scores,
-) -> Iterator[tuple[np.ndarray, Params]]:
+) -> Iterator[tuple[np.ndarray, Params | LazyParams]]:
     """Reorderings of one group that help, one after the other, each with the parameters it moves.
 
     `here` holds the parameters as they lie, and is brought up to date by the caller after every step.
     """
-    fixed = {name: widened(backend, params_a[name]) for name in names}
+    fixed = widened_params(backend, params_a, names)
     while True:
-        moving = {name: widened(backend, here[name]) for name in names}
+        moving = widened_params(backend, here, names)
         similarity, doubled = known.linear(group, names, lambda name: (graph.axes[name], fixed[name], moving[name]))  # noqa: B023
         for spec, a, b in doubled:
             for pair in occurrence_pairs(backend, a, b, spec, graph.groups, group):
                 part = product(backend, *pair)
                 similarity = part if similarity is None else similarity + part
-        scores = backend.to_numpy(similarity).astype(np.float64)
         # What rounding alone may do to a sum of this many products of this size.
-        noise = resolution(backend.dtype(similarity)) * float(np.abs(scores).sum(axis=-1).max())
+        unit = resolution(backend.dtype(similarity))
+        scores = backend.to_numpy(similarity)
+        del similarity
+        noise = unit * float(np.abs(scores).sum(axis=-1, dtype=np.float64).max())
         swaps = partial(helpful_swaps, backend, scores, fixed, moving, graph, group)
         before = _inner(fixed, moving) if doubled else 0.0
         for perm in _proposals(scores, noise, swaps if doubled and group not in graph.parents else None):
-            action = {group: backend.asarray(perm, like=here[names[0]], dtype="int64")}
-            arrays = {name: act(backend, here[name], graph.axes[name], graph.groups, action) for name in names}
+            arrays = reordered(backend, here, names, graph, group, perm)
             if not doubled or _inner(fixed, arrays) - before > noise:
-                after = {name: widened(backend, x) for name, x in arrays.items()}
+                after = widened_params(backend, arrays, names)
                 known.move(group, perm, names, (fixed, moving, after))
                 yield perm, arrays
                 break
@@ -208,7 +211,8 @@ def _proposals(
     """Orders of one group that promise to help: the best assignment; where that may fail, swaps, ever fewer at once."""
     perm = linear_assignment(scores)
     # Unit by unit, so that the identity gains nothing at all, not even by rounding.
-    gains = np.take_along_axis(scores, perm[..., None], axis=-1)[..., 0] - np.diagonal(scores, axis1=-2, axis2=-1)
+    picked = np.take_along_axis(scores, perm[..., None], axis=-1)[..., 0]
+    gains = np.subtract(picked, np.diagonal(scores, axis1=-2, axis2=-1), dtype=np.float64)
     if gains.sum() > noise:
         yield perm
     chosen = swaps() if swaps else []
@@ -220,5 +224,5 @@ def _proposals(
         chosen = chosen[: len(chosen) // 2]
 
 
-def _inner(a: Params, b: Params) -> float:
+def _inner(a: Mapping[str, Array], b: Mapping[str, Array]) -> float:
     return as_number(inner_product(a, b), "an inner product")

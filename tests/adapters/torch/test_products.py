@@ -4,8 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rebasin_torch import TorchBackend
-from rebasin_torch.products import WIDE, row_times_matrix
+from rebasin_torch import TorchBackend  # noqa: E402
+from rebasin_torch.products import WIDE, row_times_matrix  # noqa: E402
 
 
 @pytest.fixture(params=[1, 2, 3])

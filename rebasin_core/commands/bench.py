@@ -1,4 +1,4 @@
-"""The commands of the command line; needs typer and rich."""
+"""``rebasin bench``."""
 
 import importlib
 from pathlib import Path
@@ -7,53 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rebasin_core import __version__
 from rebasin_core.errors import SettingError
 
-__all__ = ["app"]
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Align and merge neural networks modulo their permutation symmetries.",
-)
+__all__ = ["bench"]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"rebasin-core {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Align and merge neural networks modulo their permutation symmetries."""
-
-
-@app.command()
-def demo(
-    hidden: Annotated[
-        list[str] | None,
-        typer.Option(help="Hidden layers, e.g. 64,64; may be given several times.", show_default="64,64 and 32,32,32"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path("rebasin-demo.png"),
-    seed: Annotated[int, typer.Option(help="Seed of the two networks and of the alignment.", min=0)] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: seconds, and a worse alignment.")] = False,
-) -> None:
-    """Train two classifiers on handwritten digits, re-base one onto the other, and measure the loss barrier."""
-    try:
-        module = importlib.import_module("rebasin_sklearn.demo")
-    except ModuleNotFoundError as error:
-        raise SettingError(f'the demo needs {error.name}; install it with: pip install "rebasin-core[demo]"') from None
-    layers = [_layers(text) for text in hidden or ("64,64", "32,32,32")]
-    module.run_demo(layers, out, seed, quick, Console())
-
-
-@app.command()
 def bench(
     rows: Annotated[
         list[str] | None,
@@ -96,13 +54,3 @@ def bench(
     )
     if code:
         raise typer.Exit(code)
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    try:
-        layers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        layers = ()
-    if not layers or min(layers) < 1:
-        raise typer.BadParameter(f"expected widths separated by commas, such as 64,64; got {text!r}")
-    return layers

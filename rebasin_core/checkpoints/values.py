@@ -1,0 +1,126 @@
+"""What is to stand in a new file, tensor by tensor: for `Checkpoint.write`, or to fill a model with."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rebasin_core.backends import get_backend
+from rebasin_core.checkpoints.files import Checkpoint
+from rebasin_core.errors import SettingError, SpecError
+from rebasin_core.graph import PermutationGraph
+from rebasin_core.lazy import reorder
+from rebasin_core.models import check_same_shapes
+from rebasin_core.plan import Plan, check_fits
+from rebasin_core.precision import widened
+
+__all__ = ["averaged", "check_graph", "moved", "read_wide"]
+
+Tensor = Callable[[str], np.ndarray[Any, Any]]
+
+# Numbers that are added up at once.
+CHUNK = 2**16
+
+
+def moved(file: Checkpoint, plan: Plan, graph: PermutationGraph) -> Tensor:
+    """Return ``tensor(name)``: the tensors of a file with its units in another order.
+
+    Raises
+    ------
+    PlanError, SpecError, ShapeError
+        The plan is for another graph, or the graph for another file.
+    """
+    check_fits(plan, graph)
+    check_graph(file, graph)
+    return lambda name: reorder(file.read(name), name, plan, graph)
+
+
+def averaged(
+    files: Sequence[Checkpoint], plans: Sequence[Plan], weights: Sequence[float], graph: PermutationGraph
+) -> Tensor:
+    """Return ``tensor(name)``: the weighted mean of networks in files, each permuted by a plan.
+
+    There are never more tensors in memory than two. Half precision is added up in float32.
+
+    Parameters
+    ----------
+    files : sequence of Checkpoint
+        Of one architecture.
+    plans : sequence of Plan
+        One per file; the identity for the one whose order the others take.
+    weights : sequence of float
+        What each counts; they sum to 1. ``(1 - t, t)`` is the place t on the line between two. Tensors of whole numbers
+        (counters) are those of the first.
+    graph : PermutationGraph
+        Of all of them.
+
+    Raises
+    ------
+    SettingError
+        Not as many plans and weights as files.
+    PlanError, SpecError, ShapeError
+        Plans, graph and files do not fit each other.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from rebasin_core.checkpoints import open_checkpoint
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.savez(folder / "a.npz", w=np.array([[1.0], [2.0]]))
+    >>> np.savez(folder / "b.npz", w=np.array([[4.0], [3.0]]))
+    >>> a, b = (open_checkpoint(folder / name) for name in ("a.npz", "b.npz"))
+    >>> graph = PermutationGraph.from_axes({"w": "h ."}, a.tensors)
+    >>> plans = Plan.identity(graph), Plan({"h": [1, 0]})
+    >>> a.write(folder / "merged.npz", averaged((a, b), plans, (0.5, 0.5), graph))
+    >>> open_checkpoint(folder / "merged.npz").read("w").ravel()
+    array([2., 3.])
+    """
+    if not len(files) == len(plans) == len(weights) > 0:
+        raise SettingError(
+            f"expected a plan and a weight for each of {len(files)} files, got {len(plans)} plans and "
+            f"{len(weights)} weights"
+        )
+    for file, plan in zip(files, plans, strict=True):
+        check_same_shapes(files[0].tensors, file.tensors)
+        check_fits(plan, graph)
+    check_graph(files[0], graph)
+
+    def tensor(name: str) -> np.ndarray[Any, Any]:
+        if "float" not in files[0].tensors[name].dtype:
+            return reorder(files[0].read(name), name, plans[0], graph)
+        total = reorder(read_wide(files[0], name), name, plans[0], graph)
+        total *= weights[0]
+        for file, plan, weight in list(zip(files, plans, weights, strict=True))[1:]:
+            _add(total.reshape(-1), reorder(read_wide(file, name), name, plan, graph).reshape(-1), weight)
+        return total
+
+    return tensor
+
+
+def read_wide(file: Checkpoint, name: str) -> np.ndarray[Any, Any]:
+    """Read a tensor to compute with: half precision as float32."""
+    x = file.read(name)
+    return np.asarray(widened(get_backend(x), x))
+
+
+def check_graph(file: Checkpoint, graph: PermutationGraph) -> None:
+    """Raise unless a graph has the names and shapes of a file, and the same axes for tensors that are tied.
+
+    Raises
+    ------
+    SpecError, ShapeError
+        It is the graph of another file.
+    """
+    graph.check_params(file.tensors, str(file.path))
+    for name, owner in file.tied.items():
+        if graph.axes[name] != graph.axes[owner]:
+            raise SpecError(
+                f'{file.path}: {name!r} and {owner!r} are one tensor, and have axes "{graph.axes[name]}" and '
+                f'"{graph.axes[owner]}"; give both the same, or save them apart'
+            )
+
+
+def _add(total: np.ndarray[Any, Any], x: np.ndarray[Any, Any], weight: float) -> None:
+    for start in range(0, total.size, CHUNK):
+        total[start : start + CHUNK] += weight * x[start : start + CHUNK]

@@ -1,0 +1,200 @@
+"""``rebasin merge``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.checkpoints.architecture import Architecture
+from rebasin_core.checkpoints.values import averaged, moved
+from rebasin_core.commands import options
+from rebasin_core.commands.data import DataSource, loss_named, metric_named, read_data
+from rebasin_core.commands.matching import Search, architecture_of, matched, matched_together
+from rebasin_core.commands.measuring import measured
+from rebasin_core.commands.options import ObjectiveName, SolverName
+from rebasin_core.commands.paths import check_checkpoint_out, opened
+from rebasin_core.commands.reporting import Report, reporting
+from rebasin_core.errors import SettingError
+from rebasin_core.interpolation import as_place, as_weights
+from rebasin_core.models import open_model
+from rebasin_core.plan import Plan
+from rebasin_core.reestimation import running_statistics
+from rebasin_core.repairing import repair as repair_units
+
+__all__ = ["merge"]
+
+Read = Callable[[str], np.ndarray[Any, Any]]
+ANEW = "statistics measured anew"
+
+
+class MethodName(StrEnum):
+    """How more than two files are brought into one order."""
+
+    ITERATIVE = "iterative"
+    CYCLE = "cycle"
+    STAR = "star"
+
+
+def merge(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Two or more checkpoints; what is written is like the first.", metavar="A B [C ...]"),
+    ],
+    out: options.Out,
+    t: Annotated[
+        float | None,
+        typer.Option("-t", help="Of two files: 0 is A, 1 the re-based B.", show_default="0.5", rich_help_panel="Merge"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="What each file counts, e.g. 2,1,1.", show_default="all alike", rich_help_panel="Merge"),
+    ] = None,
+    method: Annotated[
+        MethodName | None,
+        typer.Option(
+            help="How more than two are brought into one order.", show_default="iterative", rich_help_panel="Merge"
+        ),
+    ] = None,
+    reestimate: Annotated[
+        bool,
+        typer.Option(
+            "--reestimate",
+            help="Measure the statistics of batch normalisation anew, on --data.",
+            rich_help_panel="Merge",
+        ),
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Give every unit the mean and deviation of the networks' on --data (REPAIR).",
+            rich_help_panel="Merge",
+        ),
+    ] = False,
+    axes: options.Axes = None,
+    model: options.Model = None,
+    kwargs: options.Kwargs = None,
+    inputs: options.Input = None,
+    solver: options.SolverOption = SolverName.WEIGHT_MATCHING,
+    objective: options.ObjectiveOption = ObjectiveName.L2,
+    data: options.Data = None,
+    loss: options.Loss = None,
+    metric: options.Metric = "accuracy",
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Align files with the first and write their mean.
+
+    With a model and --data, the accuracies before and after are printed as well.
+    """
+    shares = _shares(len(files), t, weights)
+    for wanted, flag in ((reestimate, "--reestimate"), (repair, "--repair")):
+        if wanted and data is None:
+            raise typer.BadParameter("it needs --data to measure on", param_hint=flag)
+    with reporting(as_json) as report:
+        checkpoints = [opened(path) for path in files]
+        check_checkpoint_out(out, checkpoints[0], checkpoints, force)
+        source = read_data(data, batch_size)
+        architecture = architecture_of(checkpoints[0], options.source(axes, model, kwargs, inputs), source)
+        if source is not None and architecture.model is None:
+            raise SettingError("--data: axes alone do not say how to compute with the network; pass --model")
+        search = Search(solver, objective, source, loss, seed)
+        if len(files) == 2 and method is None:
+            match = matched(architecture, checkpoints, search)
+        else:
+            together = str(method or MethodName.ITERATIVE)
+            match = matched_together(architecture, checkpoints, search, together, shares)
+        graph = architecture.graph
+        mean = averaged(checkpoints, match.plans, shares, graph)
+        stay = [Plan.identity(graph)] * len(files)
+        rows: dict[str, Read] = {str(file.path): file.read for file in checkpoints}
+        for name, tensor in (("average, not aligned", averaged(checkpoints, stay, shares, graph)), ("merged", mean)):
+            rows[name] = tensor
+            if reestimate and source is not None:
+                rows[f"{name}, {ANEW}"] = mean = _measured_anew(architecture, tensor, source)
+        if repair and source is not None:
+            ends = [moved(file, plan, graph) for file, plan in zip(checkpoints, match.plans, strict=True)]
+            rows["merged, repaired"] = mean = _repaired(architecture, mean, ends, shares, source)
+        if source is not None:
+            _tell(report, architecture, rows, source, loss, metric)
+        checkpoints[0].write(out, mean)
+        report.say(str(match))
+        report.say(f"wrote {out}")
+        report.facts |= {
+            "files": [str(file.path) for file in checkpoints],
+            "out": str(out),
+            "weights": list(shares),
+            **match.facts(),
+        }
+
+
+def _shares(count: int, t: float | None, weights: str | None) -> tuple[float, ...]:
+    if count < 2:
+        raise typer.BadParameter(f"expected two files or more, got {count}", param_hint="A B [C ...]")
+    if t is not None and (weights is not None or count > 2):
+        raise typer.BadParameter("it is a place between two files, and excludes --weights", param_hint="-t")
+    if weights is None:
+        if count > 2:
+            return as_weights(None, count)
+        place = as_place(0.5 if t is None else t)
+        return 1.0 - place, place
+    try:
+        return as_weights([float(part) for part in weights.split(",")], count)
+    except ValueError:  # a part that is no number, or the library's own error
+        raise typer.BadParameter(
+            f"expected {count} positive numbers separated by commas, one per file; got {weights!r}",
+            param_hint="--weights",
+        ) from None
+
+
+def _measured_anew(architecture: Architecture, tensor: Read, data: DataSource) -> Read:
+    network = open_model(architecture.filled(tensor), what="the merged model")
+    (statistics,) = running_statistics(network, [lambda: dict(network.params)], data.for_training(network), show=True)
+    return _instead(architecture, tensor, network.backend, statistics)
+
+
+def _repaired(
+    architecture: Architecture, tensor: Read, ends: Sequence[Read], shares: Sequence[float], data: DataSource
+) -> Read:
+    network = open_model(architecture.filled(tensor), what="the merged model")
+    models = [architecture.filled(end) for end in ends]
+    batches = data.for_training(network)
+    found = repair_units(network.source, models, batches, weights=shares, graph=architecture.whole, progress=True)
+    return _instead(architecture, tensor, network.backend, open_model(found).params)
+
+
+def _instead(architecture: Architecture, tensor: Read, backend: Backend, values: Mapping[str, Array]) -> Read:
+    """``tensor(name)``, of a file, with other values for some of the model's names."""
+    known = {architecture.names[name]: backend.to_numpy(x) for name, x in values.items()}
+    return lambda name: known[name] if name in known else tensor(name)
+
+
+def _tell(
+    report: Report,
+    architecture: Architecture,
+    rows: Mapping[str, Read],
+    data: DataSource,
+    loss: str | None,
+    metric: str | None,
+) -> None:
+    """Measure every network of the table, one pass over the data each: one model at a time is in memory."""
+    results: dict[str, dict[str, float]] = {}
+    for name, tensor in rows.items():
+        network = open_model(architecture.filled(tensor), what=name)
+        functions = {} if metric is None else {metric: metric_named(metric, network)}
+        if loss is not None:
+            functions["loss"] = loss_named(loss, network)
+        results[name] = measured(network, functions, data.for_measuring(network))
+    columns = list(next(iter(results.values())))
+    report.facts["measured"] = results
+    report.table(
+        "before and after",
+        ("", *columns),
+        [(name, *(f"{row[c]:.4f}" for c in columns)) for name, row in results.items()],
+    )
