@@ -176,6 +176,10 @@ class JaxBackend:
         """Matrix product over the last two axes, broadcast over the others."""
         return jnp.matmul(x, jnp.matrix_transpose(y) if transpose_y else y)
 
+    def row_products(self, A: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """Return ``x -> x A`` and ``x -> x A^T``."""
+        return lambda x: self.matmul(x, A), lambda x: self.matmul(x, A, transpose_y=True)
+
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Factorise and solve, batched; NaN where `A` is not positive definite."""
         batch = jnp.broadcast_shapes(A.shape[:-2], rhs.shape[:-2])

@@ -197,6 +197,10 @@ class TensorFlowBackend:
             return tf.matmul(x[0], y[0], transpose_b=transpose_y)[None]
         return tf.matmul(x, y, transpose_b=transpose_y)
 
+    def row_products(self, A: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """Return ``x -> x A`` and ``x -> x A^T``."""
+        return lambda x: self.matmul(x, A), lambda x: self.matmul(x, A, transpose_y=True)
+
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Factorise and solve, batched; NaN where `A` is not positive definite."""
         factor = tf.linalg.cholesky(A)

@@ -17,7 +17,7 @@ from rebasin_core.errors import UnsupportedArrayError
 from rebasin_core.optimizers import Optimizer
 from rebasin_torch.deferred import deferred_mix
 from rebasin_torch.gradients import custom_vjp, minimise, value_and_grad
-from rebasin_torch.products import WIDE, row_times_matrix
+from rebasin_torch.products import WIDE, row_products, row_times_matrix
 from rebasin_torch.values import can_be_read, to_host
 
 __all__ = ["TorchBackend"]
@@ -177,12 +177,15 @@ class TorchBackend:
         """Matrix product over the last two axes, broadcast over the others."""
         if transpose_y:
             y = y.mT
-        left, right = x.shape, y.shape
-        if not (len(left) == len(right) == 3 and left[0] == right[0]):
+        if not (x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0]):
             return torch.matmul(x, y)
-        if right[2] >= WIDE and left[0] == left[1] == 1:
+        if y.shape[2] >= WIDE and x.shape[0] == x.shape[1] == 1:
             return row_times_matrix(x, y)
         return torch.bmm(x, y)  # what matmul does in the end, after as long a time for small matrices
+
+    def row_products(self, A: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """Return ``x -> x A`` and ``x -> x A^T``."""
+        return row_products(A)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Factorise and solve, batched; NaN where `A` is not positive definite.

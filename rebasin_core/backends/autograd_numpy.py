@@ -168,6 +168,11 @@ class AutogradBackend:
         """Matrix product over the last two axes, broadcast over the others."""
         return anp.matmul(x, anp.swapaxes(y, -1, -2) if transpose_y else y)
 
+    def row_products(self, A: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """Return ``x -> x A`` and ``x -> x A^T``."""
+        transposed = anp.swapaxes(A, -1, -2)
+        return lambda x: anp.matmul(x, A), lambda x: anp.matmul(x, transposed)
+
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Solve with LAPACK's posv, slice by slice; NaN where `A` is not positive definite."""
         return _cholesky_solve(A, rhs)

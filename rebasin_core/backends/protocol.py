@@ -182,6 +182,13 @@ class Backend(Protocol):
         """
         ...
 
+    def row_products(self, A: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """Return ``x -> x A`` and ``x -> x A^T`` for rows `x` of shape (batch, 1, size), as many as matrices `A`.
+
+        For loops that take many such products with the same matrices: what can be decided once is decided here.
+        """
+        ...
+
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
         """Solve ``A x = rhs`` for batches of symmetric positive definite `A`; ``rhs`` has shape ``(..., n, k)``.
 

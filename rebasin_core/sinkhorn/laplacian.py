@@ -107,13 +107,14 @@ def series(backend: Backend, S: SoftLaplacian, rhs: Array, relative_tolerance: f
     x, unfinished : array
         The sum so far, and per item, shape (batch, 1, 1), whether the tolerance was not reached.
     """
+    by_P, by_P_transposed = backend.row_products(S.P)
     x = rhs / S.diagonal
     size = backend.sum(rhs * x, axis=-1, keepdims=True)
     target = relative_tolerance * relative_tolerance * size
 
     def term(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         x, z, size, _ = state
-        r = apply_transpose(backend, S.P, apply(backend, S.P, z) / S.a)
+        r = by_P(by_P_transposed(z) / S.a)
         z = r / S.diagonal
         next_size = backend.sum(r * z, axis=-1, keepdims=True)
         return x + z, z, next_size, (next_size > target) & (next_size < _FAST * size)

@@ -6,7 +6,7 @@ columns and rows of ``exp(X / tau)``, without an n^2 temporary.
 """
 
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.sinkhorn.kernel import apply, apply_transpose, limits_of, scale
+from rebasin_core.sinkhorn.kernel import limits_of
 
 __all__ = ["iterate", "iterate_log_domain", "iterate_mild", "iterate_scaling"]
 
@@ -38,16 +38,17 @@ def _iterate_guarded(backend: Backend, X: Array, tau: Array | None, row: Array, 
 def iterate_mild(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
     """Scaling form for logits that are small over tau, where nothing can overflow, and nothing is watched."""
     K = backend.exp(_over(X, tau))
+    by_K, by_K_transposed = backend.row_products(K)
     batch, m, n = backend.shape(X)
 
     def iteration(state: tuple[int, Array, Array]) -> tuple[int, Array, Array]:
         count, u, _ = state
-        v = col / apply_transpose(backend, K, u)
-        return count + 1, row / apply(backend, K, v), v
+        v = col / by_K(u)
+        return count + 1, row / by_K_transposed(v), v
 
     start = (0, backend.full((batch, 1, m), 1.0, X), backend.full((batch, 1, n), 1.0, X))
     _, u, v = backend.while_loop(lambda state: state[0] < num_iters, iteration, start)
-    return scale(backend, K, u, v)
+    return _scaled(backend, K, u, v)
 
 
 def iterate_scaling(
@@ -61,12 +62,13 @@ def iterate_scaling(
     """
     limits = limits_of(backend, X)
     K = backend.exp(backend.maximum(_over(X - backend.max(X, axis=-2, keepdims=True), tau), -limits.floor))
+    by_K, by_K_transposed = backend.row_products(K)
     batch, m, n = backend.shape(X)
 
     def iteration(state: tuple[int, Array, Array, Array, Array]) -> tuple[int, Array, Array, Array, Array]:
         count, u, v, largest_u, largest_v = state
-        v = col / backend.maximum(apply_transpose(backend, K, u), limits.tiny)
-        u = row / backend.maximum(apply(backend, K, v), limits.tiny)
+        v = col / backend.maximum(by_K(u), limits.tiny)
+        u = row / backend.maximum(by_K_transposed(v), limits.tiny)
         return count + 1, u, v, backend.maximum(largest_u, u), backend.maximum(largest_v, v)
 
     u, v = backend.full((batch, 1, m), 1.0, X), backend.full((batch, 1, n), 1.0, X)
@@ -75,7 +77,7 @@ def iterate_scaling(
     log_u = backend.log(backend.max(largest_u, axis=-1, keepdims=True))
     log_v = backend.log(backend.max(largest_v, axis=-1, keepdims=True))
     failed = (log_u + log_v > limits.growth) | (log_u > limits.growth) | (log_v > limits.growth)
-    return scale(backend, K, u, v), failed
+    return _scaled(backend, K, u, v), failed
 
 
 def iterate_log_domain(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
@@ -96,6 +98,13 @@ def iterate_log_domain(backend: Backend, X: Array, tau: Array | None, row: Array
     L = L + g
     P = backend.exp(L - backend.max(L, axis=-1, keepdims=True))
     return P * (backend.matrix_transpose(row) / backend.sum(P, axis=-1, keepdims=True))
+
+
+def _scaled(backend: Backend, K: Array, u: Array, v: Array) -> Array:
+    """``diag(u) K diag(v)`` in the memory of K, which nobody reads again."""
+    K *= backend.matrix_transpose(u)
+    K *= v
+    return K
 
 
 def _over(X: Array, tau: Array | None) -> Array:
