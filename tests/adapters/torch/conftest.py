@@ -1,6 +1,9 @@
 """Small trained networks, a record of everything that must not change, and the two backends side by side."""
 
 import io
+import runpy
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,6 +127,36 @@ def backend(request):
     if request.param == "numpy":
         return SimpleNamespace(of=get_backend(np.zeros(1)), array=np.asarray, name="numpy")
     return SimpleNamespace(of=get_backend(torch.zeros(1)), array=lambda x: torch.tensor(np.array(x)), name="torch")
+
+
+@pytest.fixture
+def run_script(monkeypatch, tmp_path, capsys):
+    """Run a script of the examples beside its neighbours, whose names are those of other folders, too.
+
+    ``run(script, *arguments)`` returns what it prints; ``run.folder(folder)`` makes a folder's modules importable.
+    """
+    monkeypatch.chdir(tmp_path)
+    examples = Path(__file__).parents[3] / "examples"
+    names = {file.stem for file in examples.glob("*/*.py")}
+
+    def forget():
+        for name in names:
+            sys.modules.pop(name, None)
+
+    def run(script, *arguments):
+        pytest.importorskip("matplotlib")
+        forget()
+        monkeypatch.setattr(sys, "argv", [Path(script).name, *arguments])
+        runpy.run_path(str(examples / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    def folder(name):
+        monkeypatch.syspath_prepend(str(examples / name))
+        forget()
+
+    run.folder = folder
+    yield run
+    forget()
 
 
 @pytest.fixture

@@ -2,33 +2,15 @@
 
 import concurrent.futures
 import importlib
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[3] / "examples" / "paper"
-SHARED = ("tasks", "networks", "training", "methods", "running", "table2")
-
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def call(script, *arguments):
-        for name in SHARED:
-            sys.modules.pop(name, None)
-        monkeypatch.setattr(sys, "argv", [script, "--quick", *arguments])
-        runpy.run_path(str(FOLDER / script), run_name="__main__")
-        return capsys.readouterr().out
-
-    yield call
-    for name in SHARED:
-        sys.modules.pop(name, None)
+def run(run_script):
+    run_script.folder("paper")
+    return lambda script, *arguments: run_script(f"paper/{script}", "--quick", *arguments)
 
 
 @pytest.fixture
@@ -90,8 +72,8 @@ def test_planted_permutations(run):
     assert found.count("1 of 1") == 4
 
 
-def test_any_executor_runs_the_pairs(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def test_any_executor_runs_the_pairs(run_script):
+    run_script.folder("paper")
     running = importlib.import_module("running")
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
         assert running.parallel(abs, [-3, 2, -1], executor=executor) == [3, 2, 1]

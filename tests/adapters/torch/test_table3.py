@@ -1,28 +1,17 @@
 """The continual experiments run from end to end at their quickest, and measure what they say they do."""
 
 import importlib
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[3] / "examples" / "continual"
-NAMES = [file.stem for file in FOLDER.glob("*.py")]
-
 
 @pytest.fixture(autouse=True)
-def folder(monkeypatch, tmp_path):
-    """The scripts' modules, whose names are those of other folders of examples, too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in NAMES:
-        sys.modules.pop(name, None)
-    yield importlib.import_module
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def folder(run_script):
+    """The scripts' modules."""
+    run_script.folder("continual")
+    return importlib.import_module
 
 
 @pytest.fixture
@@ -42,15 +31,8 @@ def data(store_pictures):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
-
-    def call(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        runpy.run_path(str(FOLDER / script), run_name="__main__")
-        return capsys.readouterr().out
-
-    return call
+def run(run_script):
+    return lambda script, *arguments: run_script(f"continual/{script}", *arguments)
 
 
 def rows(text):

@@ -1,33 +1,15 @@
 """Three convolutional networks become one, at the quickest, and so by the command that the example prints."""
 
-import runpy
 import shlex
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "merging" / "three_networks.py"
-SHARED = ("convolutions", "tasks", "networks", "training", "methods", "running")
-
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXAMPLE.parent))  # and have what the script adds taken away again
-    for name in SHARED:
-        sys.modules.pop(name, None)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["three_networks.py", "--quick", *arguments])
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
-        return capsys.readouterr().out
-
-    yield call
-    for name in SHARED:
-        sys.modules.pop(name, None)
+def run(run_script):
+    run_script.folder("merging")  # and have what the script adds taken away again
+    return lambda *arguments: run_script("merging/three_networks.py", "--quick", *arguments)
 
 
 @pytest.fixture
