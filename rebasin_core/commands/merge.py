@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.backends.protocol import Array
 from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.values import averaged, moved
 from rebasin_core.commands import options
@@ -20,10 +20,10 @@ from rebasin_core.commands.paths import check_checkpoint_out, opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
 from rebasin_core.interpolation import as_place, as_weights
-from rebasin_core.models import open_model
+from rebasin_core.models import Model, open_model
 from rebasin_core.plan import Plan
-from rebasin_core.reestimation import running_statistics
-from rebasin_core.repairing import repair as repair_units
+from rebasin_core.reestimation import reestimated
+from rebasin_core.repairing import repaired
 
 __all__ = ["merge"]
 
@@ -155,23 +155,24 @@ def _shares(count: int, t: float | None, weights: str | None) -> tuple[float, ..
 
 def _measured_anew(architecture: Architecture, tensor: Read, data: DataSource) -> Read:
     network = open_model(architecture.filled(tensor), what="the merged model")
-    (statistics,) = running_statistics(network, [lambda: dict(network.params)], data.for_training(network), show=True)
-    return _instead(architecture, tensor, network.backend, statistics)
+    return _instead(architecture, tensor, network, reestimated(network, network.params, data.for_training(network)))
 
 
 def _repaired(
     architecture: Architecture, tensor: Read, ends: Sequence[Read], shares: Sequence[float], data: DataSource
 ) -> Read:
     network = open_model(architecture.filled(tensor), what="the merged model")
-    models = [architecture.filled(end) for end in ends]
+    params = [open_model(architecture.filled(end)).params for end in ends]
+    assert architecture.whole is not None  # of every architecture with a model
     batches = data.for_training(network)
-    found = repair_units(network.source, models, batches, weights=shares, graph=architecture.whole, progress=True)
-    return _instead(architecture, tensor, network.backend, open_model(found).params)
+    found = repaired(network, network.params, params, shares, architecture.whole, batches, show=True)
+    return _instead(architecture, tensor, network, found)
 
 
-def _instead(architecture: Architecture, tensor: Read, backend: Backend, values: Mapping[str, Array]) -> Read:
-    """``tensor(name)``, of a file, with other values for some of the model's names."""
-    known = {architecture.names[name]: backend.to_numpy(x) for name, x in values.items()}
+def _instead(architecture: Architecture, tensor: Read, network: Model, params: Mapping[str, Array]) -> Read:
+    """``tensor(name)``, of a file, but for the parameters that are no longer those of the network made from it."""
+    changed = {name: x for name, x in params.items() if x is not network.params[name]}
+    known = {architecture.names[name]: network.backend.to_numpy(x) for name, x in changed.items()}
     return lambda name: known[name] if name in known else tensor(name)
 
 

@@ -24,7 +24,7 @@ from rebasin_core.settings import at_least
 from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.solvers.weight_matching import WeightMatching
 
-__all__ = ["METHODS", "MultiAlignment", "align_many", "as_weights"]
+__all__ = ["METHODS", "MultiAlignment", "align_many"]
 
 METHODS = ("iterative", "cycle", "star")
 MOST_SWEEPS, MOST_STEPS, GAP = 100, 50, 1e-6

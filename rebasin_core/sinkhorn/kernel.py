@@ -4,7 +4,7 @@ Every vector of a batch is a row, of shape (batch, 1, size): frameworks multiply
 faster than batches of columns, and rows and columns of a plan scale by plain broadcasting.
 
 Temporaries of n^2 numbers are worked on in place, by ``x *= y``, which arrays that cannot change take as ``x = x * y``:
-the system has to clear fresh memory, which takes longer than the product.
+the system has to clear fresh memory before it can be written.
 """
 
 from typing import NamedTuple
