@@ -237,7 +237,7 @@ def align(
         problem = Problem(graph, a.params, b.params, chosen.bind(b, graph), seed)
         initial = problem.initial
         solution = solve.solve(problem, progress)
-        rebased = solution.plan.apply(b.params, graph)
+        rebased = problem.rebased(solution.plan)
         error = verified(b, rebased, example_inputs)
     return Alignment(
         model=b.rebuild(rebased),

@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import NoReturn, TypeAlias
 
 from rebasin_core.errors import SpecError
@@ -163,7 +164,7 @@ class AxesSpec:
     @classmethod
     def of(cls, *axes: Axis) -> "AxesSpec":
         """Build a specification from axes instead of text."""
-        return cls(" ".join(map(str, axes)))
+        return _spec(axes)
 
     def __str__(self) -> str:
         return self.text
@@ -174,15 +175,21 @@ class AxesSpec:
     def __len__(self) -> int:
         return len(self.axes)
 
-    @property
+    # Searches ask for these at every step.
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups in it, each once, in order of appearance."""
-        return tuple(dict.fromkeys(g.name for g in self.group_nodes()))
+        return tuple(dict.fromkeys(g.name for g in self.group_nodes))
 
-    def group_nodes(self) -> Iterator[Group]:
-        """Yield every occurrence of a group, with its parent."""
-        for axis in self.axes:
-            yield from (node for node in walk(axis) if isinstance(node, Group))
+    @cached_property
+    def group_nodes(self) -> tuple[Group, ...]:
+        """Every occurrence of a group, with its parent."""
+        return tuple(node for axis in self.axes for node in walk(axis) if isinstance(node, Group))
+
+
+@lru_cache(maxsize=1024)
+def _spec(axes: tuple[Axis, ...]) -> AxesSpec:
+    return AxesSpec(" ".join(map(str, axes)))
 
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*(?:[./]\w+)*)|(?P<number>\d+)|(?P<mark>[.()+@\[\]]))")

@@ -313,7 +313,7 @@ def _parents(specs: Mapping[str, AxesSpec]) -> dict[str, str]:
     """Parent of every local group, after checking that it is the same everywhere and always at hand."""
     parents: dict[str, str | None] = {}
     for name, spec in specs.items():
-        for node in spec.group_nodes():
+        for node in spec.group_nodes:
             known = parents.setdefault(node.name, node.parent)
             if known != node.parent:
                 raise SpecError(

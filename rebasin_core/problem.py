@@ -1,7 +1,7 @@
 """One alignment to solve: two sets of parameters, the graph, and what to minimise."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -48,6 +48,7 @@ class Problem:
     params_b: Params
     objective: BoundObjective
     seed: int = 0
+    _last: list[tuple[Plan, Params]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def backend(self) -> Backend:
@@ -82,6 +83,21 @@ class Problem:
         """Objective of the identity: what every search starts from and is compared with."""
         return self.judge(Plan.identity(self.graph))
 
+    def rebased(self, plan: Plan) -> Params:
+        """Parameters of B after a hard plan.
+
+        Where nothing but weights is compared, those of the last plan are kept: it is mostly the one that is returned.
+        With a loss, the memory is better left to its gradients.
+        """
+        for last, rebased in self._last:
+            if last == plan:
+                return rebased
+        self._last.clear()
+        rebased = plan.apply(self.params_b, self.graph)
+        if self.objective.matches_weights:
+            self._last.append((plan, rebased))
+        return rebased
+
     def judge(self, plan: Plan) -> float:
         """Objective of a hard plan, the mean over the fixed evaluation set.
 
@@ -90,7 +106,7 @@ class Problem:
         NonFiniteError, ShapeError, UnsupportedArrayError
             The objective returned NaN, infinity, or no scalar.
         """
-        rebased = plan.apply(self.params_b, self.graph)
+        rebased = self.rebased(plan)
         total = weight = 0.0
         for w, sample in self.objective.evaluation():
             total += w * self._finite(self.objective.value(self.params_a, rebased, sample))

@@ -99,7 +99,7 @@ def _graph(
 ) -> PermutationGraph:
     nodes: dict[str, Group] = {}
     for spec in axes.values():
-        for node in spec.group_nodes():
+        for node in spec.group_nodes:
             nodes.setdefault(node.name, node)
     buffers = {p.name for p in recorder.params.values() if p.buffer}
     return PermutationGraph(

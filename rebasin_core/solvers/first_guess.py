@@ -10,12 +10,12 @@ from rebasin_core.assignment import linear_assignment
 from rebasin_core.axes import AxesSpec, Axis, Fixed, Group, Product, size
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.graph import PermutationGraph
-from rebasin_core.lazy import reordered, widened_params
+from rebasin_core.lazy import LazyParams, reordered, widened_params
 from rebasin_core.objectives.weights import inner_product
 from rebasin_core.plan import Plan
 from rebasin_core.solvers.scores import Reading, Scores
 
-__all__ = ["first_guess", "uniform_matrices"]
+__all__ = ["first_guess", "first_guess_and_params", "uniform_matrices"]
 
 
 def first_guess(
@@ -68,6 +68,17 @@ def first_guess(
     >>> first_guess(graph, a, rb.permute(a, plan, graph), get_backend(a["w1"])) == plan.inverse()
     True
     """
+    return first_guess_and_params(graph, params_a, params_b, backend, scores)[0]
+
+
+def first_guess_and_params(
+    graph: PermutationGraph,
+    params_a: Mapping[str, Array],
+    params_b: Mapping[str, Array],
+    backend: Backend,
+    scores: Scores | None = None,
+) -> tuple[Plan, dict[str, Array] | LazyParams]:
+    """`first_guess`, and the learned parameters of B as they then lie, which it had to move on its way."""
     names, known = graph.learned, scores or Scores(graph, backend)
     a, b = (widened_params(backend, params, names) for params in (params_a, params_b))
     touching = {g: [name for name in names if g in graph.axes[name].groups] for g in graph.groups}
@@ -90,7 +101,7 @@ def first_guess(
         for name in touching[group]:
             for beside in graph.axes[name].groups:
                 found.pop(beside, None)
-    return plan
+    return plan, b
 
 
 def uniform_matrices(graph: PermutationGraph) -> dict[str, np.ndarray]:

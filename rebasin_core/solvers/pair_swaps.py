@@ -52,7 +52,7 @@ def helpful_swaps(
     """
     gains = -_curvature(scores.astype(np.float64))
     for name in fixed:
-        if [node.name for node in graph.axes[name].group_nodes()].count(group) < 2:
+        if [node.name for node in graph.axes[name].group_nodes].count(group) < 2:
             continue  # linear: all in the scores
         both = np.stack([backend.to_numpy(x[name]) for x in (fixed, moving)]).astype(np.float64)
         for block, places in _blocks(both, graph.axes[name].axes, 0, (), graph.groups, group):

@@ -134,9 +134,10 @@ class Scores:
         """What units that moved along an axis add to a contribution to `other`; the rest of its sum is as it was."""
         backend = self._backend
         index = backend.asarray(moved, like=arrays[0], dtype="int64")
-        a, before, after = (backend.take(x, index, at) for x in arrays)
+        a, before, change = (backend.take(x, index, at) for x in arrays)
+        change -= before  # in place, where the framework can
         rest = AxesSpec.of(*(Fixed() if i == at else axis for i, axis in enumerate(spec.axes)))
-        (pair,) = occurrence_pairs(backend, a, after - before, rest, self._graph.groups, other)
+        (pair,) = occurrence_pairs(backend, a, change, rest, self._graph.groups, other)
         return product(backend, *pair)
 
     def _plus(self, total: Array | None, contribution: Array) -> Array:
@@ -155,7 +156,7 @@ class Scores:
 
 def _whole(spec: AxesSpec, group: str) -> int | None:
     """The axis that a group makes up alone, where it stands nowhere else; None where there is none such."""
-    if [node.name for node in spec.group_nodes()].count(group) > 1:
+    if [node.name for node in spec.group_nodes].count(group) > 1:
         return None
     return next((i for i, axis in enumerate(spec.axes) if axis == Group(group)), None)
 

@@ -21,7 +21,7 @@ from rebasin_core.progress import progress_bar
 from rebasin_core.scalars import as_number
 from rebasin_core.settings import at_least
 from rebasin_core.solvers.base import Solution
-from rebasin_core.solvers.first_guess import first_guess
+from rebasin_core.solvers.first_guess import first_guess_and_params
 from rebasin_core.solvers.fits import misfit
 from rebasin_core.solvers.pair_swaps import helpful_swaps
 from rebasin_core.solvers.scores import Scores, product
@@ -105,8 +105,8 @@ class WeightMatching:
                 graph, backend = problem.graph, problem.backend
                 # A network that is not in memory needs no memory for what comes of it either.
                 scores = Scores(graph, backend, keeps=not isinstance(problem.params_b, LazyParams))
-                plan = _start(problem, start, rng, scores)
-                sweeps = descend(graph, problem.params_a, problem.params_b, plan, rng, backend, scores)
+                plan, here = _start(problem, start, rng, scores)
+                sweeps = descend(graph, problem.params_a, problem.params_b, plan, rng, backend, scores, here)
                 for sweep, (plan, moved) in enumerate(islice(sweeps, self.max_sweeps), 1):
                     # Judging reads all weights again, and every plan is better than the last: the last one says it all.
                     if problem.size <= SMALL or not moved or sweep == self.max_sweeps:
@@ -121,10 +121,13 @@ class WeightMatching:
         return search.solution(True, "no group improves any more")
 
 
-def _start(problem: Problem, start: int, rng: np.random.Generator, scores: Scores) -> Plan:
+def _start(
+    problem: Problem, start: int, rng: np.random.Generator, scores: Scores
+) -> tuple[Plan, Params | LazyParams | None]:
+    """A plan, and the learned parameters of B as it puts them, where they are at hand."""
     if start == 0:
-        return first_guess(problem.graph, problem.params_a, problem.params_b, problem.backend, scores)
-    return Plan.identity(problem.graph) if start == 1 else Plan.random(problem.graph, rng)
+        return first_guess_and_params(problem.graph, problem.params_a, problem.params_b, problem.backend, scores)
+    return Plan.identity(problem.graph) if start == 1 else Plan.random(problem.graph, rng), None
 
 
 def descend(
@@ -135,19 +138,21 @@ def descend(
     rng: np.random.Generator,
     backend: Backend,
     scores: Scores | None = None,
+    here: Params | LazyParams | None = None,
 ) -> Iterator[tuple[Plan, bool]]:
     """Improve a plan, sweep by sweep, until nothing changes; yield the plan after each and whether it changed.
 
     The similarity ``<A, pi(B)>`` over the learned parameters never falls. A group is looked at again only after a group
     that shares a parameter with it has moved: until then, its assignment is still the best one. A group that stands
     several times in one parameter makes the similarity quadratic: there an assignment is only a direction, taken if it
-    is measured to help, and swaps of two units follow where it does not. `scores` may hold what is known of them at the
-    plan, from whoever made it.
+    is measured to help, and swaps of two units follow where it does not. From whoever made the plan, `scores` may hold
+    what is known of them there, and `here` the learned parameters of B as it puts them; both are brought up to date.
     """
     scores = scores or Scores(graph, backend)
     touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
     neighbours = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
-    here = params_b.at(plan) if isinstance(params_b, LazyParams) else plan.apply(params_b, graph)
+    if here is None:
+        here = params_b.at(plan) if isinstance(params_b, LazyParams) else plan.apply(params_b, graph)
     stale = {g for g in graph.groups if touching[g]}
     moved = True
     while moved:

@@ -190,6 +190,27 @@ def test_small_networks_are_traced_and_matched_by_both_peers():
         assert contestant.call(contestant.prepare()) is not None
 
 
+@GIVEN
+@pytest.mark.filterwarnings("ignore")
+def test_matching_is_measured_to_its_end_and_to_the_distance_of_the_peer(monkeypatch):
+    monkeypatch.setattr(matching_rows, "NAMES", ("MLP-tiny",))
+    task = matching_rows.tasks(replace(QUICK, quick=False, peers=Peers.find(None), repeats=3))[0]
+    whole, fewest = task.run()
+    assert (whole.ours, fewest.ours) == (matching_rows.TO_THE_END, matching_rows.TO_THEIRS)
+    assert whole.ratio is not None
+    assert fewest.ratio is not None
+    assert whole.figures["our distance"] <= fewest.figures["our distance"] <= fewest.figures["their distance"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_the_peer_there_is_no_distance_to_reach(monkeypatch):
+    monkeypatch.setattr(matching_rows, "NAMES", ("MLP-tiny",))
+    whole, fewest = matching_rows.tasks(replace(QUICK, quick=False, repeats=3))[0].run()
+    assert whole.ours_measured is not None
+    assert fewest.ours_measured is None
+    assert whole.note == fewest.note == "rebasin is absent"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_pot_computes_the_same_plan():
     pytest.importorskip("ot")

@@ -66,7 +66,7 @@ def test_after_any_sequence_of_moves(networks, share, told):
         names = names_of(graph, group)
         found, quadratic = scores.linear(group, names, reader(graph, a, b))
         assert_allclose(found, expected(graph, group, a, b, names), rtol=1e-10, atol=1e-10)
-        doubled = [n for n in names if [node.name for node in graph.axes[n].group_nodes()].count(group) > 1]
+        doubled = [n for n in names if [node.name for node in graph.axes[n].group_nodes].count(group) > 1]
         assert len(quadratic) == len(doubled)
         perm = rb.Plan.identity(graph)[group].copy()
         count = max(2, int(share * perm.shape[-1]))

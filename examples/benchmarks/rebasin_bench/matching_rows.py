@@ -1,4 +1,4 @@
-"""Weight matching to its end: ours against snimu's, to an L2 distance at least as low."""
+"""Weight matching: ours against snimu's, to its end, and to an L2 distance at least as low as theirs."""
 
 import copy
 import math
@@ -15,12 +15,14 @@ from rebasin_bench.comparison import PATIENCE
 from rebasin_bench.measure import Contestant, interleaved, time_limit
 from rebasin_bench.networks import NETWORKS, pair
 from rebasin_bench.peers import SNIMU, PeerAbsentError, Peers
-from rebasin_bench.rows import Row, Settings, Task, why
+from rebasin_bench.rows import Case, Row, Settings, Task, why
 
 __all__ = ["distance", "our_matching", "snimu_matching", "tasks"]
 
 NAMES = ("ResNet-18", "ResNet-50", "MLP-4096")
 WITH, WITHOUT = "with the graph", "without the graph"
+TO_THE_END, TO_THEIRS = "torch", "torch, to their distance"
+MOST_SWEEPS = 20
 
 
 def distance(a: nn.Module, b: nn.Module) -> float:
@@ -32,15 +34,15 @@ def distance(a: nn.Module, b: nn.Module) -> float:
         return math.sqrt(sum(squares))
 
 
-def our_matching(name: str, timing: str = WITH) -> Contestant:
-    """Ours: `align` as a user calls it, from the models to the verified copy."""
+def our_matching(name: str, timing: str = WITH, solver: rb.solvers.WeightMatching | None = None) -> Contestant:
+    """Ours: `align` as a user calls it, from the models to the verified copy; by default until nothing improves."""
     a, b = pair(name)
     x = NETWORKS[name].example(2)
     graph = rb.permutation_graph(b, x) if timing == WITHOUT else None
 
     def call(_: object) -> nn.Module:
-        solver = rb.solvers.WeightMatching()
-        result = rb.align(a, b, x, graph=graph, objective=rb.objectives.L2(), solver=solver, progress=False)
+        chosen = solver or rb.solvers.WeightMatching()
+        result = rb.align(a, b, x, graph=graph, objective=rb.objectives.L2(), solver=chosen, progress=False)
         model: nn.Module = result.model
         return model
 
@@ -68,21 +70,22 @@ def snimu_matching(peers: Peers, name: str, timing: str = WITH) -> Contestant:
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """Both timings of every network."""
+    """Both timings of every network, to the end and to the peer's distance."""
     found = []
     for name in ("MLP", "ResNet-18") if settings.quick else NAMES:
         for timing in (WITH, WITHOUT):
-            row = Row("matching", {"network": name, "timing": timing}, "torch", SNIMU)
-            found.append(Task(f"{name} {timing}", (row,), partial(_run, settings, name, timing, row)))
+            case: Case = {"network": name, "timing": timing}
+            rows = tuple(Row("matching", case, ours, SNIMU) for ours in (TO_THE_END, TO_THEIRS))
+            found.append(Task(f"{name} {timing}", rows, partial(_run, settings, name, timing, rows)))
     return found
 
 
-def _run(settings: Settings, name: str, timing: str, row: Row) -> list[Row]:
+def _run(settings: Settings, name: str, timing: str, rows: tuple[Row, ...]) -> list[Row]:
     a, b = pair(name)
     mine = our_matching(name, timing)
-    figures = {"distance before": distance(a, b), "our distance": distance(a, _once(mine))}
-    playing = {"ours": mine}
-    note, agrees = "", True
+    figures = {"distance before": distance(a, b)}
+    reached = {TO_THE_END: distance(a, _once(mine))}
+    playing, note = {TO_THE_END: mine}, ""
     try:
         with warnings.catch_warnings(), time_limit(PATIENCE, SNIMU), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
@@ -91,15 +94,28 @@ def _run(settings: Settings, name: str, timing: str, row: Row) -> list[Row]:
             rebased = _once(theirs)
             figures["their distance"] = distance(a, rebased)
             figures["their outputs differ by"] = _change(b, rebased, name)
-        playing["theirs"] = theirs
-        agrees = figures["our distance"] <= figures["their distance"] * (1.0 + 1e-6)
-        note = "" if agrees else "their distance is lower"
+        for sweeps in range(1, MOST_SWEEPS + 1):
+            fewest = our_matching(name, timing, rb.solvers.WeightMatching(num_starts=1, max_sweeps=sweeps))
+            reached[TO_THEIRS] = distance(a, _once(fewest))
+            if reached[TO_THEIRS] <= figures["their distance"]:
+                playing[TO_THEIRS], figures["sweeps to their distance"] = fewest, float(sweeps)
+                break
+        playing[SNIMU] = theirs
     except PeerAbsentError:
         note = f"{SNIMU} is absent"
     except Exception as error:  # a peer's own
         note = f"{SNIMU} failed, {why(error)}"
     times = interleaved(playing, settings.seconds, settings.repeats)
-    return [row.filled(times, figures, note, agrees)]
+    filled = []
+    for row in rows:
+        if row.ours not in times:
+            filled.append(row.failed(note or "their distance is lower"))
+            continue
+        mine_is_lower = SNIMU not in times or reached[row.ours] <= figures["their distance"] * (1.0 + 1e-6)
+        found = {"ours": times[row.ours]} | ({"theirs": times[SNIMU]} if SNIMU in times else {})
+        told = note or ("" if mine_is_lower else "their distance is lower")
+        filled.append(row.filled(found, figures | {"our distance": reached[row.ours]}, told, mine_is_lower))
+    return filled
 
 
 def _once(contestant: Contestant) -> nn.Module:
