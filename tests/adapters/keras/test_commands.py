@@ -1,6 +1,10 @@
 """The command line on .keras files: the architecture is in the file."""
 
 import json
+import re
+import shlex
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -74,6 +78,19 @@ def test_the_barrier_needs_a_loss_by_name(files, tmp_path):
     done = rebasin(*command, "--loss", "sparse_categorical_crossentropy", "--metric", "accuracy")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["aligned"]["lambdas"] == [0, 0.5, 1]
+
+
+def test_what_the_pages_show_on_keras_files_runs(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("data.npz", "test.npz")
+    root = Path(__file__).parents[3]
+    text = "".join((root / page).read_text(encoding="utf-8") for page in ("README.md", "docs/command_line.md"))
+    lines = [line for line in re.findall(r"^rebasin (.*)$", text, flags=re.M) if ".keras" in line]
+    assert len(lines) == 3
+    for line in lines:
+        done = rebasin(*shlex.split(line))
+        assert done.exit_code == 0, f"{line}\n{done.stderr}"
+    assert keras.saving.load_model("merged.keras").count_params() == network().count_params()
 
 
 def test_groups_are_shown_and_a_factory_is_not_needed(files):
