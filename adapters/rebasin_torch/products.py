@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["WIDE", "row_products", "row_times_matrix"]
 
-WIDE = 512
+WIDE = 768
 """Columns from which a second thread saves more than it costs."""
 
 

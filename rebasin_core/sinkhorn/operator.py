@@ -46,8 +46,9 @@ def sinkhorn(
         Temperature, positive, in the unit of the logits. May be differentiated. With logits of unit scale, 1 is smooth
         and cheap; at 0.1 most plans are close to a permutation, and twenty iterations no longer converge.
     num_iters : int, optional
-        Do exactly so many plain iterations, each normalising the columns and then the rows. Default, where `tol` is
-        not given either: 20. Choose it to reproduce published results, for a fixed cost, or at `tau` near 1.
+        What exactly so many plain iterations give, each normalising the columns and then the rows; those at the end
+        that change nothing beyond rounding are left out. Default, where `tol` is not given either: 20. Choose it to
+        reproduce published results, for a bounded cost, or at `tau` near 1.
     tol : float, optional
         Solve until the marginal error is at most `tol`, with Newton steps where plain iterations are slow. Choose it at
         low `tau`, or wherever the plan must be doubly stochastic. A request beyond the dtype's rounding is met once the
