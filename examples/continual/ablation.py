@@ -1,12 +1,13 @@
-"""What alpha and beta do: accuracy and forgetting of re-basin incremental learning on Rotated MNIST.
+"""What alpha and beta do: accuracy and forgetting of re-basin incremental learning.
 
 Alpha is the place of the next model on the line of Eq. 12. As the paper has it, the residual is added whole at any
 place; scaled by 4 alpha (1 - alpha), it is added whole in the middle and not at all at the ends, where the next model
 is then the old one. Beta is the weight of the residual's squared norm in Eq. 10. Replay alone has no alpha; how much of
 the model before stays in the next one (keep) draws a curve of its own. The last picture has both: accuracy against
-forgetting.
+forgetting. With a head per task (Split CIFAR-10), only these two curves are drawn.
 
-    python ablation.py --tasks 10 --images 10000
+    python ablation.py --tasks 10 --images 6000
+    python ablation.py --experiment split-cifar10 --images 2000 --seeds 0 1 2
     python ablation.py --quick
 """
 
@@ -19,19 +20,21 @@ import torch
 from methods import Method, methods
 from metrics import average_accuracy, forgetting, spread
 from paper import running
-from runs import EXPERIMENTS, Runs
+from runs import EXPERIMENTS, Experiment, Runs
 
 from rebasin_core.plotting import save_figure
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0)
 BETAS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 KEEPS = (0.0, 0.25, 0.5, 0.75, 0.9)
+HEADED_ALPHAS, HEADED_KEEPS = (0.5, 0.7, 0.8, 0.85, 0.9), (0.0, 0.25, 0.5, 0.75)
 SCALED, REPLAY = "alpha, residual scaled", "keep, replay alone"
 
 
 def main() -> None:
     """Run what is missing, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--experiment", choices=("rotated-mnist", "split-cifar10"), default="rotated-mnist")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--images", type=int, help="training images of a task (default: all)")
@@ -42,19 +45,31 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     if chosen.quick:
         chosen.seeds, chosen.tasks, chosen.images = chosen.seeds[:1], 2, 1000
-    experiment = EXPERIMENTS["rotated-mnist"]
-    rebased, replayed = ({m.key: m for m in methods(experiment.rate)}[key] for key in ("distilled", "replay-distilled"))
-    alphas, betas, keeps = ((x[:1] + x[-1:]) if chosen.quick else x for x in (ALPHAS, BETAS, KEEPS))
-    swept = {
-        SCALED: {x: variant(rebased, alpha=x) for x in alphas},
-        "alpha, residual whole": {x: variant(rebased, alpha=x, scale_residual=False) for x in alphas},
-        "beta": {x: variant(rebased, beta=x) for x in betas},
-        REPLAY: {x: variant(replayed, keep=x) for x in keeps},
-    }
-    epochs = 1 if chosen.quick else experiment.epochs
-    runs = Runs("rotated-mnist", chosen.out / "runs", chosen.tasks, epochs, chosen.images, 20)
+    experiment = EXPERIMENTS[chosen.experiment]
+    swept = sweeps(experiment, chosen.quick)
+    epochs, tasks = 1 if chosen.quick else experiment.epochs, min(chosen.tasks, experiment.count)
+    runs = Runs(chosen.experiment, chosen.out / "runs", tasks, epochs, chosen.images, 20)
     runs.complete([method for sweep in swept.values() for method in sweep.values()], chosen.seeds)
     report(swept, runs, chosen.seeds, chosen.out)
+
+
+def sweeps(experiment: Experiment, quick: bool) -> dict[str, dict[float, Method]]:
+    """Methods by what is swept and its value."""
+
+    def few(values: tuple[float, ...]) -> tuple[float, ...]:
+        return values[:1] + values[-1:] if quick else values
+
+    heads = experiment.groups is not None
+    known = {m.key: m for m in methods(experiment.rate, heads)}
+    rebased, replayed = (
+        known[key] for key in (("heads", "replay-heads") if heads else ("distilled", "replay-distilled"))
+    )
+    alphas, keeps = few(HEADED_ALPHAS if heads else ALPHAS), few(HEADED_KEEPS if heads else KEEPS)
+    found = {SCALED: {x: variant(rebased, alpha=x) for x in alphas}}
+    if not heads:
+        found["alpha, residual whole"] = {x: variant(rebased, alpha=x, scale_residual=False) for x in alphas}
+        found["beta"] = {x: variant(rebased, beta=x) for x in few(BETAS)}
+    return found | {REPLAY: {x: variant(replayed, keep=x) for x in keeps}}
 
 
 def variant(base: Method, **changes: Any) -> Method:
@@ -68,9 +83,12 @@ def report(swept: dict[str, dict[float, Method]], runs: Runs, seeds: list[int], 
     from matplotlib.figure import Figure
 
     rows, curves = [], {}
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    *axes, last, hidden = figure.subplots(2, 3).flat
-    hidden.set_visible(False)
+    lines = 1 + len(swept) // 3
+    figure = Figure(figsize=(9, 3 * lines), layout="constrained")
+    places = list(figure.subplots(lines, 3).flat)
+    axes, last = places[: len(swept)], places[len(swept)]
+    for hidden in places[len(swept) + 1 :]:
+        hidden.set_visible(False)
     for place, (title, sweep) in zip(axes, swept.items(), strict=True):
         found = [runs.matrices(method, seeds) for method in sweep.values()]
         right = [[average_accuracy(matrix) for matrix in matrices] for matrices in found]
@@ -85,7 +103,7 @@ def report(swept: dict[str, dict[float, Method]], runs: Runs, seeds: list[int], 
         place.axhline(0.0, color="grey", linewidth=0.5)
         place.set(ylabel="%", ylim=(-20, 100))
     axes[0].legend(fontsize="small")
-    for title, label in ((SCALED, "re-basin, alpha from 0 to 1"), (REPLAY, "replay alone, keep from 0 to 0.9")):
+    for title, label in ((SCALED, "re-basin, along alpha"), (REPLAY, "replay alone, along keep")):
         last.plot(*curves[title], "o-", label=label)
     last.set(title="accuracy against forgetting", xlabel="forgetting in %", ylabel="accuracy in %")
     last.legend(fontsize="small")

@@ -28,8 +28,8 @@ TUNED = {
     "init_scale": 10.0,
     "optimizer": Adam(0.03),
 }
-# With a head per task, what the old heads say of a new task's images is held too; that allows the residual whole.
-HEADS = {"memory_weight": 1.0, "keep": 0.0, "distillation": 0.1, "distill_heads": 0.3}
+# With a head per task, what the old heads say of a new task's images is held too.
+HEADS = {"memory_weight": 1.0, "average": 0.5, "keep": 0.0, "distillation": 0.1, "distill_heads": 0.6}
 # At this height the soft permutations are the identity to the last digit, and no gradient reaches the logits.
 FROZEN = {"init_scale": 200.0}
 
@@ -90,11 +90,9 @@ def methods(rate: float, heads: bool = False) -> tuple[Method, ...]:
     tuned = {**TUNED, "residual_optimizer": Adam(3 * rate)}
     distilled = {**tuned, "distillation": 0.1}
     halved = {**WEIGHTED, "init_scale": 10.0, "residual_optimizer": Adam(rate)}
-    held = {**tuned, **HEADS, "alpha": 0.5, "residual_optimizer": Adam(0.5 * rate)}
+    held = {**tuned, **HEADS, "alpha": 0.8, "residual_optimizer": Adam(0.5 * rate)}
     with_heads = (
-        Method(
-            "replay-heads", "replay, heads distilled", replay, _replayed({**HEADS, "average": 0.2, "rate": 0.5 * rate})
-        ),
+        Method("replay-heads", "replay, heads distilled", replay, _replayed({**HEADS, "rate": 0.5 * rate})),
         Method("heads", "re-basin, heads distilled", rebasin, held),
         Method("heads-frozen", "the same, plan frozen at the identity", rebasin, {**held, **FROZEN}),
     )

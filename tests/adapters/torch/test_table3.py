@@ -73,6 +73,12 @@ def test_a_quick_ablation(run, data, tmp_path):
     assert (tmp_path / "results" / "ablation.png").exists()
 
 
+def test_a_quick_ablation_of_a_network_with_heads(run, data, tmp_path):
+    text = run("ablation.py", "--quick", "--experiment", "split-cifar10")
+    assert text.count("\n| alpha, residual scaled ") == text.count("\n| keep, replay alone ") == 2
+    assert (tmp_path / "results" / "ablation.png").exists()
+
+
 def test_rows_of_avalanche_are_left_out_with_a_word_where_it_is_not_installed(run, data, folder, monkeypatch):
     monkeypatch.setattr(folder("avalanche_rows"), "is_installed", lambda: False)
     out = run("table3.py", "--quick", "--methods", "ewc", "replay")
