@@ -29,6 +29,7 @@ NewValues: TypeAlias = Callable[[str], np.ndarray[Any, Any] | None]
 READERS = {
     ".npz": "rebasin_core.checkpoints.npz:NpzFile",
     ".safetensors": "rebasin_core.checkpoints.safetensors:SafetensorsFile",
+    ".safetensors.index.json": "rebasin_core.checkpoints.sharded:ShardedSafetensors",
     ".pt": "rebasin_torch.checkpoints:TorchFile",
     ".pth": "rebasin_torch.checkpoints:TorchFile",
     ".keras": "rebasin_keras.checkpoints:KerasFile",
@@ -104,7 +105,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         The file is absent, of another format, damaged, or would run code.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix)
+    ending = next((ending for ending in READERS if path.name.endswith(ending)), path.suffix)
+    reader = READERS.get(ending)
     if reader is None:
         raise CheckpointError(f"{path}: expected a file that ends in {', '.join(READERS)}; got {path.suffix!r}")
     if not path.is_file():
@@ -112,7 +114,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     try:
         opened: Callable[[Path], Checkpoint] = EntryPoint(name="", value=reader, group="").load()
     except ModuleNotFoundError as error:
-        raise CheckpointError(f"{path}: reading {path.suffix} needs {error.name}; install it") from None
+        raise CheckpointError(f"{path}: reading {ending} needs {error.name}; install it") from None
     return opened(path)
 
 

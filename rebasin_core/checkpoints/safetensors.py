@@ -8,6 +8,8 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +21,7 @@ from rebasin_core.checkpoints.bfloat16 import from_bfloat16, to_bfloat16
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored, new_array
 from rebasin_core.errors import CheckpointError
 
-__all__ = ["SafetensorsFile"]
+__all__ = ["SafetensorsFile", "header_of"]
 
 # The format's own limit: no header is longer.
 LONGEST_HEADER = 100_000_000
@@ -132,18 +134,28 @@ class SafetensorsFile:
 
     def write(self, path: Path, tensor: NewValues) -> None:
         """Write a file with the same header and other values."""
-        with open(self.path, "rb") as source, replacing(path) as target:
+        with self.unchanged() as source, replacing(path) as target:
+            target.write(self._head)
+            for name in sorted(self._places, key=lambda name: (self._places[name].start, self._places[name].end)):
+                self.copy(source, target, name, tensor(name))
+
+    @contextmanager
+    def unchanged(self) -> Iterator[BinaryIO]:
+        """Open the file, after a look at whether it is still the one that was read."""
+        with open(self.path, "rb") as source:
             if source.read(len(self._head)) != self._head or os.fstat(source.fileno()).st_size != self._size:
                 raise self._changed()
-            target.write(self._head)
-            for name, place in sorted(self._places.items(), key=lambda item: (item[1].start, item[1].end)):
-                new = tensor(name)
-                if new is None:
-                    self._copy(source, target, place)
-                elif place.dtype is None:
-                    raise CheckpointError(f"{path}: values of {place.info.dtype} cannot be written; tensor {name!r}")
-                else:
-                    _store(like_stored(new, name, place.info), place, target)
+            yield source
+
+    def copy(self, source: BinaryIO, target: BinaryIO, name: str, new: np.ndarray[Any, Any] | None) -> None:
+        """Write one tensor behind what is in `target`: new values, or those of this file, `source`, bit by bit."""
+        place = self._places[name]
+        if new is None:
+            self._copy(source, target, place)
+        elif place.dtype is None:
+            raise CheckpointError(f"{self.path}: values of {place.info.dtype} cannot be written; tensor {name!r}")
+        else:
+            _store(like_stored(new, name, place.info), place, target)
 
     def _copy(self, source: BinaryIO, target: BinaryIO, place: _Place) -> None:
         source.seek(place.start)
@@ -157,6 +169,20 @@ class SafetensorsFile:
 
     def _changed(self) -> CheckpointError:
         return CheckpointError(f"{self.path} was changed by someone else while it was in use; start again")
+
+
+def header_of(metadata: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> tuple[bytes, list[str]]:
+    """Everything in front of the data of a file with these tensors, and their names in the order of their bytes."""
+    codes = {known: (code, bits) for code, (known, bits) in DTYPES.items()}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, info in tensors.items():
+        code, bits = codes[info.dtype]
+        start, end = end, end + math.prod(info.shape) * bits // 8
+        entries[name] = {"dtype": code, "shape": list(info.shape), "data_offsets": [start, end]}
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
+    return len(header).to_bytes(8, "little") + header, list(tensors)
 
 
 def _store(x: np.ndarray[Any, Any], place: _Place, target: BinaryIO) -> None:

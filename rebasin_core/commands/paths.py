@@ -10,6 +10,8 @@ __all__ = ["check_absent", "check_checkpoint_out", "check_picture_out", "opened"
 
 # Two endings of one format.
 SAME = {".pth": ".pt"}
+# A checkpoint in pieces is written in one.
+INDEX = ".safetensors.index.json"
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -28,11 +30,9 @@ def _in_folder(folder: Path) -> Path:
     whole = folder / "model.safetensors"
     if whole.is_file():
         return whole
-    if list(folder.glob("*.index.json")):
-        raise CheckpointError(
-            f"{folder} holds a checkpoint in several pieces, which is not read; save it in one, for instance with "
-            f'model.save_pretrained(folder, max_shard_size="100GB")'
-        )
+    index = folder / f"model{INDEX}"
+    if index.is_file():
+        return index
     found = sorted(path for path in folder.iterdir() if path.suffix in READERS)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -45,7 +45,7 @@ def check_checkpoint_out(out: Path, like: Checkpoint, inputs: Sequence[Checkpoin
     if _format(out) != _format(like.path):
         raise CheckpointError(
             f"{out} is to hold what {like.path} holds, in the same format; give it a name that ends in "
-            f"{like.path.suffix}"
+            f"{_format(like.path)}"
         )
     for file in inputs:
         if out.exists() and out.samefile(file.path) and not force:
@@ -75,4 +75,4 @@ def check_picture_out(out: Path | None, force: bool) -> None:
 
 
 def _format(path: Path) -> str:
-    return SAME.get(path.suffix, path.suffix)
+    return ".safetensors" if path.name.endswith(INDEX) else SAME.get(path.suffix, path.suffix)

@@ -57,9 +57,12 @@ def test_absent_files_folders_and_other_formats_are_refused(rebasin, planted, un
     untouched()
 
 
-def test_a_checkpoint_in_pieces_is_refused(rebasin, tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    refused(rebasin("inspect", tmp_path), "several pieces")
+def test_a_checkpoint_in_pieces_without_the_pieces_is_refused(rebasin, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{}")
+    refused(rebasin("inspect", tmp_path), "no index of safetensors files")
+    index.write_text('{"weight_map": {"w": "model-00001-of-00002.safetensors"}}')
+    refused(rebasin("inspect", tmp_path), "fetch all its files")
 
 
 @pytest.mark.parametrize(
