@@ -18,7 +18,7 @@ SETTLED = 4.0
 
 
 def iterate(backend: Backend, X: Array, tau: Array | None, row: Array, col: Array, num_iters: int) -> Array:
-    """Normalise columns, then rows, exactly `num_iters` times, starting from ``exp(X / tau)``.
+    """Normalise columns, then rows, `num_iters` times, starting from ``exp(X / tau)``.
 
     `X` has shape (batch, m, n), `tau` is a scalar, or None for 1, `row` and `col` are row vectors.
     """
