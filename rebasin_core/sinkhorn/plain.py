@@ -11,7 +11,7 @@ from rebasin_core.sinkhorn.kernel import limits_of
 __all__ = ["iterate", "iterate_log_domain", "iterate_mild", "iterate_scaling"]
 
 # Iterations between two looks at whether they still change anything: a look costs as much as one of them or two.
-ROUND = 4
+ROUND = 3
 
 # Units of rounding by which v may change in an iteration that changes nothing any more; two to three were seen.
 SETTLED = 4.0
