@@ -26,7 +26,7 @@ from rebasin_core.plotting import save_figure
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0)
 BETAS = (0.0001, 0.001, 0.01, 0.1, 1.0)
-KEEPS = (0.0, 0.25, 0.5, 0.75, 0.9)
+KEEPS = (0.0, 0.25, 0.5, 0.6, 0.75, 0.9)
 HEADED_ALPHAS, HEADED_KEEPS = (0.5, 0.7, 0.8, 0.85, 0.9), (0.0, 0.25, 0.5, 0.75)
 SCALED, REPLAY = "alpha, residual scaled", "keep, replay alone"
 
@@ -35,6 +35,7 @@ def main() -> None:
     """Run what is missing, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", choices=("rotated-mnist", "split-cifar10"), default="rotated-mnist")
+    parser.add_argument("--only", choices=("alpha", "beta", "keep"), help="sweep this one alone (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--images", type=int, help="training images of a task (default: all)")
@@ -47,6 +48,7 @@ def main() -> None:
         chosen.seeds, chosen.tasks, chosen.images = chosen.seeds[:1], 2, 1000
     experiment = EXPERIMENTS[chosen.experiment]
     swept = sweeps(experiment, chosen.quick)
+    swept = {title: sweep for title, sweep in swept.items() if title.startswith(chosen.only or "")}
     epochs, tasks = 1 if chosen.quick else experiment.epochs, min(chosen.tasks, experiment.count)
     runs = Runs(chosen.experiment, chosen.out / "runs", tasks, epochs, chosen.images, 20)
     runs.complete([method for sweep in swept.values() for method in sweep.values()], chosen.seeds)
@@ -104,9 +106,11 @@ def report(swept: dict[str, dict[float, Method]], runs: Runs, seeds: list[int], 
         place.set(ylabel="%", ylim=(-20, 100))
     axes[0].legend(fontsize="small")
     for title, label in ((SCALED, "re-basin, along alpha"), (REPLAY, "replay alone, along keep")):
-        last.plot(*curves[title], "o-", label=label)
+        if title in curves:
+            last.plot(*curves[title], "o-", label=label)
     last.set(title="accuracy against forgetting", xlabel="forgetting in %", ylabel="accuracy in %")
-    last.legend(fontsize="small")
+    if last.lines:
+        last.legend(fontsize="small")
     header = ["swept", "value", "accuracy in %", "forgetting"]
     note = f"{runs.tasks} tasks, training images of a task: {runs.images or 'all'}, seeds: {' '.join(map(str, seeds))}"
     running.save_table(f"{running.table(header, rows)}\n\n{note}", out / "ablation.md")
