@@ -28,14 +28,16 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0)
 BETAS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 KEEPS = (0.0, 0.25, 0.5, 0.6, 0.75, 0.9)
 HEADED_ALPHAS, HEADED_KEEPS = (0.5, 0.7, 0.8, 0.85, 0.9), (0.0, 0.25, 0.5, 0.75)
-SCALED, REPLAY = "alpha, residual scaled", "keep, replay alone"
+SCALED, WHOLE, REPLAY = "alpha, residual scaled", "alpha, residual whole", "keep, replay alone"
+TITLES = {"alpha": SCALED, "whole": WHOLE, "beta": "beta", "keep": REPLAY}
 
 
 def main() -> None:
     """Run what is missing, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", choices=("rotated-mnist", "split-cifar10"), default="rotated-mnist")
-    parser.add_argument("--only", choices=("alpha", "beta", "keep"), help="sweep this one alone (default: all)")
+    parser.add_argument("--only", choices=TITLES, help="sweep this one alone (default: all)")
+    parser.add_argument("--values", nargs="+", type=float, help="with --only: these values (default: those above)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--images", type=int, help="training images of a task (default: all)")
@@ -43,23 +45,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two tasks, a thousand images, two values")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for runs, table and picture")
     chosen = parser.parse_args()
+    if chosen.values and not chosen.only:
+        parser.error("--values are those of one sweep: say which with --only")
     torch.set_num_threads(chosen.threads)
     if chosen.quick:
         chosen.seeds, chosen.tasks, chosen.images = chosen.seeds[:1], 2, 1000
     experiment = EXPERIMENTS[chosen.experiment]
-    swept = sweeps(experiment, chosen.quick)
-    swept = {title: sweep for title, sweep in swept.items() if title.startswith(chosen.only or "")}
+    swept = sweeps(experiment, chosen.quick, chosen.values)
+    swept = {title: sweep for title, sweep in swept.items() if chosen.only is None or title == TITLES[chosen.only]}
+    if not swept:
+        parser.error(f"{chosen.experiment} has no sweep {chosen.only!r}")
     epochs, tasks = 1 if chosen.quick else experiment.epochs, min(chosen.tasks, experiment.count)
     runs = Runs(chosen.experiment, chosen.out / "runs", tasks, epochs, chosen.images, 20)
     runs.complete([method for sweep in swept.values() for method in sweep.values()], chosen.seeds)
     report(swept, runs, chosen.seeds, chosen.out)
 
 
-def sweeps(experiment: Experiment, quick: bool) -> dict[str, dict[float, Method]]:
+def sweeps(experiment: Experiment, quick: bool, values: list[float] | None = None) -> dict[str, dict[float, Method]]:
     """Methods by what is swept and its value."""
 
-    def few(values: tuple[float, ...]) -> tuple[float, ...]:
-        return values[:1] + values[-1:] if quick else values
+    def few(usual: tuple[float, ...]) -> tuple[float, ...]:
+        chosen = tuple(values or usual)
+        return chosen[:1] + chosen[-1:] if quick else chosen
 
     heads = experiment.groups is not None
     known = {m.key: m for m in methods(experiment.rate, heads)}
@@ -69,8 +76,8 @@ def sweeps(experiment: Experiment, quick: bool) -> dict[str, dict[float, Method]
     alphas, keeps = few(HEADED_ALPHAS if heads else ALPHAS), few(HEADED_KEEPS if heads else KEEPS)
     found = {SCALED: {x: variant(rebased, alpha=x) for x in alphas}}
     if not heads:
-        found["alpha, residual whole"] = {x: variant(rebased, alpha=x, scale_residual=False) for x in alphas}
-        found["beta"] = {x: variant(rebased, beta=x) for x in few(BETAS)}
+        found[WHOLE] = {x: variant(rebased, alpha=x, scale_residual=False) for x in alphas}
+        found[TITLES["beta"]] = {x: variant(rebased, beta=x) for x in few(BETAS)}
     return found | {REPLAY: {x: variant(replayed, keep=x) for x in keeps}}
 
 

@@ -1,6 +1,7 @@
 """The continual experiments run from end to end at their quickest, and measure what they say they do."""
 
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -77,6 +78,15 @@ def test_a_quick_ablation_of_a_network_with_heads(run, data, tmp_path):
     text = run("ablation.py", "--quick", "--experiment", "split-cifar10")
     assert text.count("\n| alpha, residual scaled ") == text.count("\n| keep, replay alone ") == 2
     assert (tmp_path / "results" / "ablation.png").exists()
+
+
+def test_one_sweep_with_values_of_ones_own(run, data):
+    text = run("ablation.py", "--quick", "--only", "keep", "--values", "0.3", "0.4")
+    assert re.findall(r"^\| (\w+), .*? \| ([\d.]+) ", text, flags=re.M) == [("keep", "0.3"), ("keep", "0.4")]
+    with pytest.raises(SystemExit):
+        run("ablation.py", "--quick", "--values", "0.3")
+    with pytest.raises(SystemExit):
+        run("ablation.py", "--quick", "--experiment", "split-cifar10", "--only", "beta")
 
 
 def test_rows_of_avalanche_are_left_out_with_a_word_where_it_is_not_installed(run, data, folder, monkeypatch):
