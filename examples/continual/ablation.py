@@ -29,7 +29,8 @@ BETAS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 KEEPS = (0.0, 0.25, 0.5, 0.6, 0.75, 0.9)
 HEADED_ALPHAS, HEADED_KEEPS = (0.5, 0.7, 0.8, 0.85, 0.9), (0.0, 0.25, 0.5, 0.75)
 SCALED, WHOLE, REPLAY = "alpha, residual scaled", "alpha, residual whole", "keep, replay alone"
-TITLES = {"alpha": SCALED, "whole": WHOLE, "beta": "beta", "keep": REPLAY}
+LIGHTER = "keep, replay alone, heads distilled by half"
+TITLES = {"alpha": SCALED, "whole": WHOLE, "beta": "beta", "keep": REPLAY, "lighter": LIGHTER}
 
 
 def main() -> None:
@@ -78,6 +79,8 @@ def sweeps(experiment: Experiment, quick: bool, values: list[float] | None = Non
     if not heads:
         found[WHOLE] = {x: variant(rebased, alpha=x, scale_residual=False) for x in alphas}
         found[TITLES["beta"]] = {x: variant(rebased, beta=x) for x in few(BETAS)}
+    else:
+        found[LIGHTER] = {x: variant(known["replay-lighter"], keep=x) for x in keeps}
     return found | {REPLAY: {x: variant(replayed, keep=x) for x in keeps}}
 
 
@@ -112,7 +115,11 @@ def report(swept: dict[str, dict[float, Method]], runs: Runs, seeds: list[int], 
         place.axhline(0.0, color="grey", linewidth=0.5)
         place.set(ylabel="%", ylim=(-20, 100))
     axes[0].legend(fontsize="small")
-    for title, label in ((SCALED, "re-basin, along alpha"), (REPLAY, "replay alone, along keep")):
+    for title, label in (
+        (SCALED, "re-basin, along alpha"),
+        (REPLAY, "replay alone, along keep"),
+        (LIGHTER, "replay, lighter"),
+    ):
         if title in curves:
             last.plot(*curves[title], "o-", label=label)
     last.set(title="accuracy against forgetting", xlabel="forgetting in %", ylabel="accuracy in %")

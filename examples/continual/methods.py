@@ -30,6 +30,8 @@ TUNED = {
 }
 # With a head per task, what the old heads say of a new task's images is held too.
 HEADS = {"memory_weight": 1.0, "average": 0.5, "keep": 0.0, "distillation": 0.1, "distill_heads": 0.6}
+# The first settings that were tried with heads: held half as much, the residual whole.
+LIGHTER = {**HEADS, "average": 0.2, "distill_heads": 0.3}
 # At this height the soft permutations are the identity to the last digit, and no gradient reaches the logits.
 FROZEN = {"init_scale": 200.0}
 
@@ -91,7 +93,10 @@ def methods(rate: float, heads: bool = False) -> tuple[Method, ...]:
     distilled = {**tuned, "distillation": 0.1}
     halved = {**WEIGHTED, "init_scale": 10.0, "residual_optimizer": Adam(rate)}
     held = {**tuned, **HEADS, "alpha": 0.8, "residual_optimizer": Adam(0.5 * rate)}
+    lighter = {**tuned, **LIGHTER, "alpha": 0.5, "residual_optimizer": Adam(0.5 * rate)}
     with_heads = (
+        Method("replay-lighter", "replay, heads distilled by half", replay, _replayed({**LIGHTER, "rate": 0.5 * rate})),
+        Method("lighter", "re-basin, heads distilled by half", rebasin, lighter),
         Method("replay-heads", "replay, heads distilled", replay, _replayed({**HEADS, "rate": 0.5 * rate})),
         Method("heads", "re-basin, heads distilled", rebasin, held),
         Method("heads-frozen", "the same, plan frozen at the identity", rebasin, {**held, **FROZEN}),

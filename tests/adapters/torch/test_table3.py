@@ -77,6 +77,7 @@ def test_a_quick_ablation(run, data, tmp_path):
 def test_a_quick_ablation_of_a_network_with_heads(run, data, tmp_path):
     text = run("ablation.py", "--quick", "--experiment", "split-cifar10")
     assert text.count("\n| alpha, residual scaled ") == text.count("\n| keep, replay alone ") == 2
+    assert text.count("\n| keep, replay alone, heads distilled by half ") == 2
     assert (tmp_path / "results" / "ablation.png").exists()
 
 
