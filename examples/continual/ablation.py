@@ -4,9 +4,11 @@ Alpha is the place of the next model on the line of Eq. 12. As the paper has it,
 place; scaled by 4 alpha (1 - alpha), it is added whole in the middle and not at all at the ends, where the next model
 is then the old one. Beta is the weight of the residual's squared norm in Eq. 10. Replay alone has no alpha; how much of
 the model before stays in the next one (keep) draws a curve of its own. The last picture has both: accuracy against
-forgetting. With a head per task (Split CIFAR-10), only these two curves are drawn.
+forgetting. Swept are rows of `table3.py`, a re-basin and the replay with the same settings; of the first, beta and the
+whole residual too, where there is no head per task.
 
     python ablation.py --tasks 10 --images 6000
+    python ablation.py --rows fast --seeds 0 1 2
     python ablation.py --experiment split-cifar10 --images 2000 --seeds 0 1 2
     python ablation.py --quick
 """
@@ -24,19 +26,33 @@ from runs import EXPERIMENTS, Experiment, Runs
 
 from rebasin_core.plotting import save_figure
 
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0)
-BETAS = (0.0001, 0.001, 0.01, 0.1, 1.0)
-KEEPS = (0.0, 0.25, 0.5, 0.6, 0.75, 0.9)
-HEADED_ALPHAS, HEADED_KEEPS = (0.5, 0.7, 0.8, 0.85, 0.9), (0.0, 0.25, 0.5, 0.75)
-SCALED, WHOLE, REPLAY = "alpha, residual scaled", "alpha, residual whole", "keep, replay alone"
-LIGHTER = "keep, replay alone, heads distilled by half"
-TITLES = {"alpha": SCALED, "whole": WHOLE, "beta": "beta", "keep": REPLAY, "lighter": LIGHTER}
+VALUES = {
+    "alpha": (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0),
+    "whole": (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0),
+    "beta": (0.0001, 0.001, 0.01, 0.1, 1.0),
+    "keep": (0.0, 0.25, 0.5, 0.6, 0.75, 0.9),
+}
+# Around the values of the rows themselves.
+FAST_VALUES = {"alpha": (0.85, 0.88, 0.9, 0.92), "keep": (0.49, 0.58, 0.64, 0.71)}
+HEADED_VALUES = {"alpha": (0.5, 0.7, 0.8), "keep": (0.0, 0.25, 0.5)}
+TITLES = {
+    "alpha": "alpha, residual scaled",
+    "whole": "alpha, residual whole",
+    "beta": "beta",
+    "keep": "keep, replay alone",
+}
 
 
 def main() -> None:
     """Run what is missing, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", choices=("rotated-mnist", "split-cifar10"), default="rotated-mnist")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=("distilled", "fast", "heads", "lighter"),
+        help="rows of table3.py whose settings are swept (default: distilled; Split CIFAR-10: heads and lighter)",
+    )
     parser.add_argument("--only", choices=TITLES, help="sweep this one alone (default: all)")
     parser.add_argument("--values", nargs="+", type=float, help="with --only: these values (default: those above)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -52,40 +68,45 @@ def main() -> None:
     if chosen.quick:
         chosen.seeds, chosen.tasks, chosen.images = chosen.seeds[:1], 2, 1000
     experiment = EXPERIMENTS[chosen.experiment]
-    swept = sweeps(experiment, chosen.quick, chosen.values)
-    swept = {title: sweep for title, sweep in swept.items() if chosen.only is None or title == TITLES[chosen.only]}
+    known = {m.key: m for m in methods(experiment.rate, heads=experiment.groups is not None)}
+    bases = chosen.rows or (["heads", "lighter"] if "heads" in known else ["distilled"])
+    if unknown := [key for key in bases if key not in known]:
+        parser.error(f"{chosen.experiment} has no row {', '.join(unknown)}")
+    swept = {}
+    for key in bases:
+        for what, values in usual(key, experiment).items():
+            if chosen.only in (None, what):
+                values = tuple(chosen.values or values)
+                title = TITLES[what] + (f", {key}" if len(bases) > 1 else "")
+                swept[title] = sweep(known, key, what, values[:1] + values[-1:] if chosen.quick else values)
     if not swept:
-        parser.error(f"{chosen.experiment} has no sweep {chosen.only!r}")
+        parser.error(f"{' and '.join(bases)} of {chosen.experiment}: there is no sweep {chosen.only!r}")
     epochs, tasks = 1 if chosen.quick else experiment.epochs, min(chosen.tasks, experiment.count)
     runs = Runs(chosen.experiment, chosen.out / "runs", tasks, epochs, chosen.images, 20)
-    runs.complete([method for sweep in swept.values() for method in sweep.values()], chosen.seeds)
+    runs.complete([method for found in swept.values() for method in found.values()], chosen.seeds)
     report(swept, runs, chosen.seeds, chosen.out)
 
 
-def sweeps(experiment: Experiment, quick: bool, values: list[float] | None = None) -> dict[str, dict[float, Method]]:
-    """Methods by what is swept and its value."""
+def usual(key: str, experiment: Experiment) -> dict[str, tuple[float, ...]]:
+    """What is swept of a row, and over which values."""
+    if experiment.groups is not None:
+        return HEADED_VALUES
+    return FAST_VALUES if key == "fast" else VALUES
 
-    def few(usual: tuple[float, ...]) -> tuple[float, ...]:
-        chosen = tuple(values or usual)
-        return chosen[:1] + chosen[-1:] if quick else chosen
 
-    heads = experiment.groups is not None
-    known = {m.key: m for m in methods(experiment.rate, heads)}
-    rebased, replayed = (
-        known[key] for key in (("heads", "replay-heads") if heads else ("distilled", "replay-distilled"))
-    )
-    alphas, keeps = few(HEADED_ALPHAS if heads else ALPHAS), few(HEADED_KEEPS if heads else KEEPS)
-    found = {SCALED: {x: variant(rebased, alpha=x) for x in alphas}}
-    if not heads:
-        found[WHOLE] = {x: variant(rebased, alpha=x, scale_residual=False) for x in alphas}
-        found[TITLES["beta"]] = {x: variant(rebased, beta=x) for x in few(BETAS)}
-    else:
-        found[LIGHTER] = {x: variant(known["replay-lighter"], keep=x) for x in keeps}
-    return found | {REPLAY: {x: variant(replayed, keep=x) for x in keeps}}
+def sweep(known: dict[str, Method], key: str, what: str, values: tuple[float, ...]) -> dict[float, Method]:
+    """Methods by the value that is swept: of a row that is a re-basin, or of the replay that has its settings."""
+    if what == "keep":
+        return {x: variant(known[f"replay-{key}"], keep=x) for x in values}
+    if what == "whole":
+        return {x: variant(known[key], alpha=x, scale_residual=False) for x in values}
+    return {x: variant(known[key], **{what: x}) for x in values}
 
 
 def variant(base: Method, **changes: Any) -> Method:
-    """Return a method with other settings."""
+    """Return a method with other settings; the method itself where it has them already."""
+    if {**base.settings, **changes} == base.settings:
+        return base
     key = "-".join(f"{name}-{value}" for name, value in changes.items())
     return Method(key, f"{base.name}, {key}", base.function, {**base.settings, **changes})
 
@@ -101,27 +122,23 @@ def report(swept: dict[str, dict[float, Method]], runs: Runs, seeds: list[int], 
     axes, last = places[: len(swept)], places[len(swept)]
     for hidden in places[len(swept) + 1 :]:
         hidden.set_visible(False)
-    for place, (title, sweep) in zip(axes, swept.items(), strict=True):
-        found = [runs.matrices(method, seeds) for method in sweep.values()]
+    for place, (title, variants) in zip(axes, swept.items(), strict=True):
+        found = [runs.matrices(method, seeds) for method in variants.values()]
         right = [[average_accuracy(matrix) for matrix in matrices] for matrices in found]
         lost = [[forgetting(matrix) for matrix in matrices] for matrices in found]
-        for x, accuracy, forgotten in zip(sweep, right, lost, strict=True):
+        for x, accuracy, forgotten in zip(variants, right, lost, strict=True):
             rows.append([title, x, spread(accuracy, 2, 100.0), spread(forgotten, 3)])
         curves[title] = [100 * np.mean(values, axis=1) for values in (lost, right)]
-        place.plot(list(sweep), curves[title][1], "o-", label="accuracy")
-        place.plot(list(sweep), curves[title][0], "s--", label="forgetting")
+        place.plot(list(variants), curves[title][1], "o-", label="accuracy")
+        place.plot(list(variants), curves[title][0], "s--", label="forgetting")
         place.set(title=title, xlabel=title.split(",")[0], xscale="log" if title == "beta" else "linear")
         place.xaxis.set_major_formatter("{x:g}")
         place.axhline(0.0, color="grey", linewidth=0.5)
         place.set(ylabel="%", ylim=(-20, 100))
     axes[0].legend(fontsize="small")
-    for title, label in (
-        (SCALED, "re-basin, along alpha"),
-        (REPLAY, "replay alone, along keep"),
-        (LIGHTER, "replay, lighter"),
-    ):
-        if title in curves:
-            last.plot(*curves[title], "o-", label=label)
+    for title, curve in curves.items():
+        if title.startswith((TITLES["alpha"], TITLES["keep"])):
+            last.plot(*curve, "o-" if title.startswith("alpha") else "s--", label=title)
     last.set(title="accuracy against forgetting", xlabel="forgetting in %", ylabel="accuracy in %")
     if last.lines:
         last.legend(fontsize="small")

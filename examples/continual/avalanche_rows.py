@@ -2,7 +2,8 @@
 
 The strategies are Avalanche's own, of version 0.6.0. Two things are done around them, as they would take longer than
 the training: batches are cut from whole tensors instead of put together image by image, and accuracies are measured by
-`course.accuracies`, as for all other rows, without Avalanche's evaluation and logging.
+`course.accuracies`, as for all other rows, without Avalanche's evaluation and logging, and with the statistics of batch
+normalisation measured anew.
 """
 
 import importlib.util
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from course import Course, accuracies, picked
+from replaying import measured
 from tasks import Task
 from torch import Tensor, nn
 
@@ -100,10 +102,10 @@ def avalanche(course: Course, strategy: str, **settings: Any) -> np.ndarray:
         test_tensors=[task.test for task in course.tasks],
         task_labels=[task.head or 0 for task in course.tasks],
     ).train_stream
-    for k, experience in enumerate(stream):
+    for k, (task, experience) in enumerate(zip(course.tasks, stream, strict=True)):
         for group in optimiser.param_groups:
             group["lr"] = course.rate if k else course.first_rate
         learner.train(experience)
-        found[k, : k + 1] = accuracies(network, course.tasks[: k + 1])
+        found[k, : k + 1] = accuracies(measured(network, [task], course, None, generator), course.tasks[: k + 1])
         course.learned()
     return found

@@ -1,7 +1,7 @@
 """Plain training of the weights, with or without a memory: what a re-basin has to be compared with."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,25 +10,28 @@ from tasks import Task
 from torch import Tensor, nn
 
 import rebasin_core as rb
+from rebasin_core.continual.memory import Picker
 
-__all__ = ["Memory", "joint", "replay"]
+__all__ = ["Memory", "joint", "measured", "replay"]
 
 MOST = 500  # images of the memory in a step
 
 
 class Memory:
-    """A few images of every class of every task."""
+    """A few images of every class of every task: the same ones that a re-basin with this seed remembers."""
 
-    def __init__(self, per_class: int, generator: torch.Generator) -> None:
-        self.per_class, self.generator = per_class, generator
+    def __init__(self, course: Course, generator: torch.Generator) -> None:
+        self.per_class, self.seed, self.generator = course.per_class, course.seed, generator
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
         self.heads: list[int | None] = []
 
-    def add(self, task: Task) -> None:
-        """Draw images of a task."""
+    def add(self, task: Task, index: int) -> None:
+        """Draw images of a task, which has this number in its course."""
         x, y = task.train
-        order = torch.randperm(len(y), generator=self.generator)
-        rows = torch.cat([order[y[order] == c][: self.per_class] for c in y.unique()])
+        # Which few images are kept matters more than how they are replayed; so that is no part of the comparison.
+        picker = Picker(self.per_class, np.random.default_rng([self.seed, index, 0]))
+        picker.add(np.arange(len(y)), y.numpy())
+        rows = torch.as_tensor(picker.memory(task.head).inputs)
         self.x, self.y = (torch.cat([a, b[rows]]) if len(self.y) else b[rows] for a, b in ((self.x, x), (self.y, y)))
         self.heads += [task.head] * len(rows)
 
@@ -82,7 +85,7 @@ def replay(
     """
     model, found = course.start(), course.matrix()
     generator = torch.Generator().manual_seed(course.seed)
-    memory = Memory(course.per_class, generator)
+    memory = Memory(course, generator)
     for k, task in enumerate(course.tasks):
         past = memory if k and weight else None
         before = [p.detach().clone() for p in model.parameters()]
@@ -104,8 +107,8 @@ def replay(
         with torch.no_grad():
             for p, new, old in zip(model.parameters(), mean.values or model.parameters(), before, strict=True):
                 p.copy_(torch.lerp(new, old, keep if k else 0.0))
-        model = measured(model, task, course, past, generator)
-        memory.add(task)
+        model = measured(model, [task], course, past, generator)
+        memory.add(task, k)
         found[k, : k + 1] = accuracies(model, course.tasks[: k + 1])
         course.learned()
     return found
@@ -132,7 +135,7 @@ def joint(course: Course) -> np.ndarray:
                 total, at = total + nn.functional.cross_entropy(mine, y[rows]) / len(parts), at + n
             total.backward()
             optimiser.step()
-    found[-1] = accuracies(model, course.tasks)
+    found[-1] = accuracies(measured(model, course.tasks, course, None, generator), course.tasks)
     return found
 
 
@@ -199,12 +202,16 @@ class Mean:
 
 
 def measured(
-    model: nn.Module, task: Task, course: Course, memory: Memory | None, generator: torch.Generator
+    model: nn.Module, tasks: Sequence[Task], course: Course, memory: Memory | None, generator: torch.Generator
 ) -> nn.Module:
-    """Measure the statistics of batch normalisation anew, which averaged weights need, as the library does."""
+    """Measure the statistics of batch normalisation anew, on what was learned from, as the library does.
+
+    Averaged weights need it; and after the few steps of a short task, the layers' own moving averages lag behind.
+    """
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
         return model
     found = []
-    for x, y in batches(task, course, generator, epochs=1):
-        found.append((x if memory is None else torch.cat([x, memory.x[memory.draw()]]), y))
+    for task in tasks:
+        for x, y in batches(task, course, generator, epochs=1):
+            found.append((x if memory is None else torch.cat([x, memory.x[memory.draw()]]), y))
     return rb.reestimate(model, found)

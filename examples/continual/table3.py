@@ -26,15 +26,21 @@ from runs import EXPERIMENTS, Runs
 
 from rebasin_core.plotting import save_figure
 
+# In the order of the table; the last are of experiments with a head per task, or of those with one for all.
+KEYS = list(dict.fromkeys(m.key for heads in (False, True) for m in methods(1.0, heads)))
+
 
 def main() -> None:
     """Run what is missing, print the table, draw the picture."""
-    chosen = options().parse_args()
+    parser = options()
+    chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     if chosen.quick:
         chosen.seeds, chosen.tasks, chosen.images = chosen.seeds[:1], 2, 1000
     experiment = EXPERIMENTS[chosen.experiment]
     everything = methods(experiment.rate, heads=experiment.groups is not None)
+    if unknown := set(chosen.methods or ()) - {m.key for m in everything}:
+        parser.error(f"{chosen.experiment} has no row {', '.join(sorted(unknown))}")
     rows = [m for m in everything if not chosen.methods or m.key in chosen.methods]
     if not is_installed():
         left = [m.name for m in rows if m.needs_avalanche]
@@ -52,9 +58,7 @@ def options() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="rotated-mnist")
-    parser.add_argument(
-        "--methods", nargs="+", choices=[m.key for m in methods(1.0, heads=True)], help="rows (default: all)"
-    )
+    parser.add_argument("--methods", nargs="+", choices=KEYS, help="rows (default: all that the experiment has)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tasks", type=int, help="the first so many (default: all)")
     parser.add_argument("--epochs", type=int, help="passes over the data of a task (default: 5, Split CIFAR-10 1)")

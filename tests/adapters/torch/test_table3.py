@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import rebasin_core as rb
+
 
 @pytest.fixture(autouse=True)
 def folder(run_script):
@@ -42,7 +44,7 @@ def rows(text):
     return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines[2:]}
 
 
-KEYS = ("replay", "replay-distilled", "paper", "distilled", "frozen", "joint")
+KEYS = ("replay", "replay-distilled", "paper", "distilled", "frozen", "replay-fast", "fast", "joint")
 
 
 def test_a_quick_table_and_the_runs_it_keeps(run, data, tmp_path):
@@ -76,8 +78,8 @@ def test_a_quick_ablation(run, data, tmp_path):
 
 def test_a_quick_ablation_of_a_network_with_heads(run, data, tmp_path):
     text = run("ablation.py", "--quick", "--experiment", "split-cifar10")
-    assert text.count("\n| alpha, residual scaled ") == text.count("\n| keep, replay alone ") == 2
-    assert text.count("\n| keep, replay alone, heads distilled by half ") == 2
+    for title in ("alpha, residual scaled, heads", "keep, replay alone, heads"):
+        assert text.count(f"\n| {title} ") == text.count(f"\n| {title.replace('heads', 'lighter')} ") == 2
     assert (tmp_path / "results" / "ablation.png").exists()
 
 
@@ -88,6 +90,35 @@ def test_one_sweep_with_values_of_ones_own(run, data):
         run("ablation.py", "--quick", "--values", "0.3")
     with pytest.raises(SystemExit):
         run("ablation.py", "--quick", "--experiment", "split-cifar10", "--only", "beta")
+
+
+def test_a_row_that_the_experiment_does_not_have(run, data, capsys):
+    for script, *arguments in (["ablation.py", "--rows", "heads"], ["table3.py", "--methods", "replay", "heads"]):
+        with pytest.raises(SystemExit):
+            run(script, "--quick", *arguments)
+        assert "rotated-mnist has no row heads" in capsys.readouterr().err
+
+
+def test_the_value_a_row_has_already_is_that_row(folder):
+    known = {m.key: m for m in folder("methods").methods(0.1)}
+    swept = folder("ablation").sweep(known, "fast", "alpha", (0.8, 0.9))
+    assert [m.key for m in swept.values()] == ["alpha-0.8", "fast"]
+
+
+def test_replay_remembers_the_images_that_a_rebasin_remembers(folder):
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(300, 5, generator=rng), torch.randint(0, 3, (300,), generator=rng)
+    course = folder("course").Course([], lambda: None, 7, 1, 50, 1e-3, 1e-3, per_class=4)
+    memory, net = folder("replaying").Memory(course, rng), torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU())
+    learner = rb.RebasinIncremental(
+        torch.nn.Sequential(*net, torch.nn.Linear(4, 3)), x[:2], loss="cross_entropy", seed=7, memory_per_class=4,
+        num_epochs=1, progress=False,
+    )  # fmt: skip
+    for k in range(2):
+        memory.add(folder("tasks").Task("", (x + k, y), (x, y)), k)
+        learner.fit_task((x + k, y))
+    np.testing.assert_array_equal(memory.x.numpy(), np.concatenate([m.inputs for m in learner.memory]))
+    assert memory.y.tolist() == np.concatenate([m.targets for m in learner.memory]).tolist()
 
 
 def test_rows_of_avalanche_are_left_out_with_a_word_where_it_is_not_installed(run, data, folder, monkeypatch):
