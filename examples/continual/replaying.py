@@ -28,7 +28,7 @@ class Memory:
     def add(self, task: Task, index: int) -> None:
         """Draw images of a task, which has this number in its course."""
         x, y = task.train
-        # Which few images are kept matters more than how they are replayed; so that is no part of the comparison.
+        # Which few images are kept is luck, and no part of the comparison.
         picker = Picker(self.per_class, np.random.default_rng([self.seed, index, 0]))
         picker.add(np.arange(len(y)), y.numpy())
         rows = torch.as_tensor(picker.memory(task.head).inputs)
