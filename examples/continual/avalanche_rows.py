@@ -2,8 +2,8 @@
 
 The strategies are Avalanche's own, of version 0.6.0. Two things are done around them, as they would take longer than
 the training: batches are cut from whole tensors instead of put together image by image, and accuracies are measured by
-`course.accuracies`, as for all other rows, without Avalanche's evaluation and logging, and with the statistics of batch
-normalisation measured anew.
+`course.accuracies`, without Avalanche's evaluation and logging. As for all other rows, the statistics of batch
+normalisation are measured anew before that.
 """
 
 import importlib.util
