@@ -15,8 +15,9 @@ from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.models import _REGISTRY, MappingAdapter
 from rebasin_core.testing import notation
 
-with suppress(ImportError):  # before TensorFlow: in the other order the two crash
-    import torch  # noqa: F401
+with suppress(ImportError):
+    # Before TensorFlow, and with it triton, which torch imports there: in the other order the process ends.
+    import torch._dynamo  # noqa: F401
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("deterministic")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rebasin_core.errors import NonFiniteError, SettingError
 from rebasin_core.optimizers import SGD, Optimizer, parameter_groups
+from rebasin_torch.dynamo import not_compiled
 from rebasin_torch.values import NARROW
 
 __all__ = ["custom_vjp", "minimise", "value_and_grad"]
@@ -49,7 +50,7 @@ def custom_vjp(primal: Callable[..., Tensor], vjp: Callable[..., tuple[Tensor | 
     Function.__name__ = Function.__qualname__ = "Implicit"  # what a person reads in grad_fn
     # `apply` asks for it at every call, which takes longer than reading an attribute.
     Function.forward.__signature__ = inspect.signature(Function.forward)  # type: ignore[attr-defined]
-    outside = torch.compiler.disable(Function.apply)  # type: ignore[no-untyped-call,unused-ignore]
+    outside = not_compiled(Function.apply)  # type: ignore[no-untyped-call,unused-ignore]
 
     def registered(*arrays: Tensor) -> Tensor:
         result: Tensor = (outside if torch.compiler.is_compiling() else Function.apply)(*arrays)

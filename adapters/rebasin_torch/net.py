@@ -16,6 +16,7 @@ from rebasin_core.plan import Plan, check_fits
 from rebasin_core.settings import at_least
 from rebasin_core.soft_plan import SoftPlan
 from rebasin_torch.copies import rebuilt, skeleton
+from rebasin_torch.dynamo import not_compiled
 from rebasin_torch.functional import evaluation_skeleton, run
 from rebasin_torch.state import every_tensor, parameters_of
 from rebasin_torch.values import to_host
@@ -175,7 +176,7 @@ class RebasinNet(nn.Module):
         return f"{type(self._template).__name__}, {{{groups}}}, tau={self.tau}, num_iters={self.num_iters}"
 
     # Its loops depend on values, and linear assignment runs on the host: nothing for a compiler.
-    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+    @not_compiled  # type: ignore[untyped-decorator,unused-ignore]
     def _rebased(self) -> dict[str, Tensor]:
         if self.training:
             return {**self._all(), **self.soft_parameters(deferred=not torch.compiler.is_compiling())}

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import UnsupportedModelError
+from rebasin_torch.dynamo import keep_triton_out
 
 __all__ = ["export_program", "split_inputs"]
 
@@ -38,7 +39,7 @@ def export_program(
         The module cannot be exported; torch's reason is kept.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), keep_triton_out(), torch.no_grad():
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             fake = _fake_copy(model, mode).eval()
             for module in fake.modules():
