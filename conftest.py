@@ -12,10 +12,10 @@ ADAPTERS = {
     "adapters/rebasin_keras": "keras",
     "adapters/rebasin_avalanche": "avalanche",
 }
-SHOWN = (
-    "numpy scipy autograd torch triton torchvision avalanche-lib tensorflow keras jax jaxlib scikit-learn transformers "
-    "safetensors distributed matplotlib typer rich hypothesis"
-).split()
+SHOWN = """
+numpy scipy autograd torch triton torchvision avalanche-lib tensorflow keras jax jaxlib scikit-learn transformers
+safetensors distributed matplotlib typer rich hypothesis
+"""
 
 # The doctests of an adapter need its framework.
 collect_ignore = [folder for folder, framework in ADAPTERS.items() if find_spec(framework) is None]
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header() -> list[str]:
     """Versions of what the tests run on; what is absent is named too, since its tests are skipped."""
     present, absent = [], []
-    for name in SHOWN:
+    for name in SHOWN.split():
         try:
             present.append(f"{name} {version(name)}")
         except PackageNotFoundError:

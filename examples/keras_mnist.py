@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 import rebasin_core as rb
-from rebasin_core.plotting import plot_curves, save_figure
+from rebasin_core.line.plotting import plot_curves, save_figure
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

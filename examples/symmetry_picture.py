@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 import rebasin_core as rb
-from rebasin_core.plotting import COLOURS
+from rebasin_core.line.plotting import COLOURS
 
 INPUTS, HIDDEN, OUTPUTS = 3, 4, 2
 

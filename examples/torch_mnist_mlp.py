@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rb
-from rebasin_core.plotting import plot_curves, save_figure
+from rebasin_core.line.plotting import plot_curves, save_figure
 
 
 def load_mnist(device):

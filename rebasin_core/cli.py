@@ -12,7 +12,7 @@ def main() -> None:
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
         sys.exit(f'The command line needs {error.name}; install it with: pip install "rebasin-core[cli]"')
-    from rebasin_core.commands import app
+    from rebasin_core.commands.app import app
 
     app(prog_name="rebasin")
 

@@ -6,10 +6,7 @@ expected, and what to type instead.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rebasin_core.plan import Plan
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -79,7 +76,7 @@ class EquivalenceError(RebasinError, AssertionError):
         The parameter whose axis is wrong, where the search could name one.
     axis : int or None
         Which of its axes.
-    plan : Plan or None
+    plan : rebasin_core.Plan or None
         The smallest plan that was found to change the outputs (`rebasin_core.testing.check_equivalent`).
     """
 
@@ -89,7 +86,7 @@ class EquivalenceError(RebasinError, AssertionError):
         groups: tuple[str, ...] = (),
         parameter: str | None = None,
         axis: int | None = None,
-        plan: "Plan | None" = None,
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.groups = groups

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import settings
 
 import rebasin_core as rb
-from rebasin_core.batch_norms import BatchNorms
-from rebasin_core.models import _REGISTRY, MappingAdapter
+from rebasin_core.models.batch_norms import BatchNorms
+from rebasin_core.models.mapping import MappingAdapter
+from rebasin_core.models.model import _REGISTRY
 from rebasin_core.testing import notation
 
 with suppress(ImportError):

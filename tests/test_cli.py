@@ -13,7 +13,7 @@ pytest.importorskip("rich")
 
 from typer.testing import CliRunner
 
-from rebasin_core.commands import app
+from rebasin_core.commands.app import app
 
 RUNNER = CliRunner()
 

@@ -54,7 +54,7 @@ def test_commands_that_take_long_are_understood(page, monkeypatch):
     """Programs, options and their values are read as when they run; nothing is computed."""
     pytest.importorskip("torch")
     typer = pytest.importorskip("typer")
-    from rebasin_core.commands import app
+    from rebasin_core.commands.app import app
 
     reading = argparse.ArgumentParser.parse_args
 

@@ -1,6 +1,8 @@
 """What is imported: nothing heavy with the core, and one way only."""
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 
 import rebasin_core
 
-CORE = Path(rebasin_core.__file__).parent
+from . import import_graph
+from .import_graph import CORE, ROOMS, arrows, circles, imported, modules, room
+
 ADAPTERS = Path(__file__).parents[1] / "adapters"
 HEAVY = {
     "torch",
@@ -24,68 +28,19 @@ HEAVY = {
     "pandas",
     "hypothesis",
 }
-FRAMEWORKS = {"torch", "torchvision", "transformers", "tensorflow", "keras", "jax", "jaxlib", "sklearn"}
 
-# From the bottom up: a module imports those of its own layer and below, never above.
-LAYERS = [
-    {"errors", "atomic", "axes", "sizes", "registry", "settings", "optimizers"},
-    {"graph", "progress"},
-    {"backends"},
-    {"precision", "scalars", "actions", "assignment", "sinkhorn", "plan", "soft_plan", "lazy", "inference", "layers"},
-    {"data", "models", "interpolation", "batch_norms", "reestimation", "repairing", "unit_layers"},
-    {"objectives"},
-    {"problem"},
-    {"solvers", "verify"},
-    {"align", "checkpoints", "connectivity", "merging", "continual", "testing"},
-    {"plotting", "commands", "cli"},
-]
-HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 OPTIONAL = {  # what else than NumPy, SciPy and autograd a module of the core may import
-    "commands": {"typer", "rich"},
+    "commands": {"typer", "rich", "rebasin_sklearn", "rebasin_bench"},  # programs of their own, loaded by name
     "cli": {"typer", "rich"},
-    "plotting": {"matplotlib"},
-    "progress": {"tqdm"},
+    "line": {"matplotlib"},
+    "support": {"tqdm"},
     "testing": {"hypothesis", "pytest"},
 }
 
 
-def files(folder):
-    return sorted(path for path in folder.rglob("*.py"))
-
-
-def package_of(path, level):
-    """Package that `level` leading dots mean in this file."""
-    root = CORE.parent if path.is_relative_to(CORE) else ADAPTERS
-    return list(path.relative_to(root).parts[:-level])
-
-
-def imports(path, at_import_time):
-    """Modules a file imports; with `at_import_time`, only what importing the file runs (no functions, no typing)."""
-    found = set()
-
-    def visit(node):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package_of(path, node.level) if node.level else []
-            origin = ".".join([*base, *([node.module] if node.module else [])])
-            if origin == "rebasin_core":  # from the package: a module, or a name of the face
-                found.update(f"rebasin_core.{alias.name}" for alias in node.names)
-            else:
-                found.add(origin)
-        skip = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        )
-        if not (at_import_time and skip):
-            for child in ast.iter_child_nodes(node):
-                visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
-
-
-def module_of(path):
-    return path.relative_to(CORE).parts[0].removesuffix(".py")
+def roots(path):
+    """Root modules that a file imports, anywhere in it."""
+    return {name.partition(".")[0] for name in imported(path)}
 
 
 def test_importing_the_core_imports_nothing_heavy():
@@ -107,36 +62,57 @@ print(*sorted({m.partition('.')[0] for m in sys.modules}))
     assert HEAVY.isdisjoint(done.stdout.split())
 
 
-@pytest.mark.parametrize("path", files(CORE), ids=lambda p: str(p.relative_to(CORE)))
-def test_a_file_of_the_core_imports_no_framework(path):
-    roots = {name.partition(".")[0] for name in imports(path, at_import_time=False)}
+@pytest.mark.parametrize("module", modules())
+def test_a_file_of_the_core_imports_no_framework(module):
     allowed = {"rebasin_core", "numpy", "scipy", "autograd", *sys.stdlib_module_names}
-    assert roots <= allowed | OPTIONAL.get(module_of(path), set())
+    assert roots(modules()[module]) <= allowed | OPTIONAL.get(room(module), set())
 
 
-@pytest.mark.parametrize("path", files(CORE), ids=lambda p: str(p.relative_to(CORE)))
-def test_imports_run_one_way(path):
-    mine = module_of(path)
-    if mine == "__init__":
-        return
-    assert mine in HEIGHT, f"{mine} is new: give it a layer in this test"
-    for name in imports(path, at_import_time=True):
-        package, _, rest = name.partition(".")
-        if package != "rebasin_core":
-            continue
-        other = rest.partition(".")[0]
-        if other not in HEIGHT:
-            assert (mine, other) == ("commands", "__version__"), f"{mine} imports {name}"
-            continue
-        assert HEIGHT[other] <= HEIGHT[mine], f"{mine} imports {other}, which is above it"
+def test_every_room_is_on_the_list_and_says_who_may_import_it():
+    rooms = {room(module) for module in modules()}
+    assert rooms == set(ROOMS), "give a new room its place in tests/import_graph.py, and in docs/architecture.md"
+    for name in rooms:
+        if (CORE / name).is_dir():
+            first = ast.get_docstring(ast.parse((CORE / name / "__init__.py").read_text())).partition("\n")[0]
+            assert "may import" in first, name
+
+
+@pytest.mark.parametrize(("importing", "imported"), arrows(), ids=" -> ".join)
+def test_a_room_imports_only_rooms_below_it(importing, imported):
+    """Also inside functions and for types; no two rooms are on one level, where each could import the other."""
+    assert ROOMS.index(imported) < ROOMS.index(importing), arrows()[importing, imported]
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    assert circles() == []
 
 
 def test_the_face_is_imported_by_programs_only():
-    """A name of the face, imported by one of its own modules, would be a cycle."""
-    modules = {module_of(path) for path in files(CORE)}
-    for path in files(CORE):
-        parts = {name.split(".")[1] for name in imports(path, at_import_time=False) if name.startswith("rebasin_core.")}
-        assert parts <= modules or module_of(path) == "commands", path.name
+    assert {importing for importing, imported in arrows() if imported == "face"} <= {"commands", "cli"}
+
+
+def test_a_circle_would_be_found(tmp_path, monkeypatch):
+    for name, code in {
+        "__init__": "",
+        "a": "def f():\n    import rebasin_core.b",
+        "b": "from rebasin_core.a import f",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setattr(import_graph, "CORE", tmp_path)
+    assert circles() == [("a", "b")]
+
+
+@pytest.mark.parametrize("package", ["rebasin_core", "rebasin_sklearn", "rebasin_torch", "rebasin_keras"])
+def test_no_public_name_hides_a_module(package):
+    """``import rebasin_core.alignment`` finds the module, whatever the package holds under that name."""
+    pytest.importorskip(package.removeprefix("rebasin_") if package != "rebasin_core" else "numpy")
+    for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if info.name.startswith("rebasin_core.testing") or "commands" in info.name:
+            pytest.importorskip("hypothesis")
+            pytest.importorskip("typer")
+        module = importlib.import_module(info.name)
+        parent, _, name = info.name.rpartition(".")
+        assert getattr(sys.modules[parent], name) is module, info.name
 
 
 @pytest.mark.skipif(not ADAPTERS.is_dir(), reason="an installed copy, without its source tree")
@@ -145,9 +121,8 @@ def test_adapters_never_import_each_other():
     names = {p.name for p in packages}
     assert names
     for package in packages:
-        for path in files(package):
-            roots = {name.partition(".")[0] for name in imports(path, at_import_time=False)}
-            assert roots & names <= {package.name}, f"{path.relative_to(ADAPTERS)}"
+        for path in package.rglob("*.py"):
+            assert roots(path) & names <= {package.name}, f"{path.relative_to(ADAPTERS)}"
     assert not (ADAPTERS / "__init__.py").exists()
 
 

@@ -16,9 +16,9 @@ from rebasin_avalanche.batches import ExperienceBatches
 from rebasin_avalanche.checks import check_eval_every, check_experience, check_optimizers, check_plugins
 from rebasin_core.continual import RebasinIncremental
 from rebasin_core.errors import UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import open_model
-from rebasin_core.settings import at_least
+from rebasin_core.models.model import open_model
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["RebasinStrategy"]
 

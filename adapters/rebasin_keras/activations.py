@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from rebasin_core.axes import Group
 from rebasin_core.errors import UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.symmetry.axes import Group
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_keras.functional import function_of, names_of, unmixed
 
 __all__ = ["collector"]

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Forward, Loss
-from rebasin_core.unit_layers import UnitLayers
+from rebasin_core.models.adapter import Forward, Loss
+from rebasin_core.models.batch_norms import BatchNorms
+from rebasin_core.models.unit_layers import UnitLayers
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_keras.activations import collector
 from rebasin_keras.batch_norms import batch_norms
 from rebasin_keras.copies import rebuilt

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import DataError
+from rebasin_core.models.batch_norms import BatchNorms
 from rebasin_keras.copies import skeleton
 from rebasin_keras.functional import Compute, function_of, names_of, unmixed
 

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored
 from rebasin_core.errors import CheckpointError, RebasinError
+from rebasin_core.support.atomic import replacing
 from rebasin_keras.adapter import KerasAdapter
 
 __all__ = ["KerasFile"]

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rebasin_core.backends.optimizers import Optimizer
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
-from rebasin_core.optimizers import Optimizer
 from rebasin_keras.jax_gradients import custom_vjp, minimise, value_and_grad
 
 __all__ = ["JaxBackend"]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rebasin_core.backends.optimizers import SGD, Optimizer, parameter_groups
 from rebasin_core.errors import SettingError
-from rebasin_core.optimizers import SGD, Optimizer, parameter_groups
 from rebasin_keras.descent import NARROW, check_finite
 
 __all__ = ["custom_vjp", "minimise", "value_and_grad"]

@@ -7,7 +7,7 @@ import keras
 
 from rebasin_core.backends import get_backend
 from rebasin_core.errors import SettingError, ShapeError
-from rebasin_core.models import Loss
+from rebasin_core.models.adapter import Loss
 
 __all__ = ["loss_function", "metric_function"]
 

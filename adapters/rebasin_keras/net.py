@@ -9,15 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from rebasin_core.actions import act
-from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends import get_backend
 from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.interpolation import lerp
-from rebasin_core.plan import Plan, check_fits
-from rebasin_core.settings import at_least
-from rebasin_core.soft_plan import SoftPlan
+from rebasin_core.line.mean import lerp
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan, check_fits
+from rebasin_core.symmetry.soft_plan import SoftPlan
 from rebasin_keras.copies import rebuilt
 from rebasin_keras.functional import forward_function
 from rebasin_keras.pairs import check_pair

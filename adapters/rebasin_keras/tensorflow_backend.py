@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from rebasin_core.backends.optimizers import Optimizer
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
 from rebasin_core.errors import ShapeError
-from rebasin_core.optimizers import Optimizer
 from rebasin_keras.tensorflow_gradients import custom_vjp, minimise, value_and_grad
 
 __all__ = ["TensorFlowBackend"]

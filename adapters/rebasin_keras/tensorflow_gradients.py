@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from rebasin_core.backends.optimizers import SGD, Adam, Optimizer, parameter_groups
 from rebasin_core.errors import SettingError
-from rebasin_core.optimizers import SGD, Adam, Optimizer, parameter_groups
 from rebasin_keras.descent import NARROW, check_finite
 
 __all__ = ["EAGER_CALLS", "custom_vjp", "minimise", "value_and_grad"]

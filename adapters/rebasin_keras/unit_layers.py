@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from rebasin_core.axes import Group
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.models.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.symmetry.axes import Group
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_keras.copies import skeleton
 from rebasin_keras.functional import Compute, function_of, names_of, unmixed
 

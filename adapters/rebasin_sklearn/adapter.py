@@ -8,9 +8,9 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from rebasin_core.errors import SettingError, UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Forward, Loss
-from rebasin_core.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.models.adapter import Forward, Loss
+from rebasin_core.models.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_sklearn.functional import collector, forward_function, loss_function
 
 __all__ = ["SklearnAdapter"]

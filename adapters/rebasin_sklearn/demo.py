@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from rebasin_core import Alignment, Curve, align, connectivity, objectives, solvers
 from rebasin_core.errors import SettingError
-from rebasin_core.plotting import plot_curves, save_figure
+from rebasin_core.line.plotting import plot_curves, save_figure
 
 __all__ = ["Row", "compare", "run_demo"]
 

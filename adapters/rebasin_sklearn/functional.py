@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import xlogy
 from sklearn.neural_network import MLPRegressor
 
-from rebasin_core.models import Forward, Loss
+from rebasin_core.models.adapter import Forward, Loss
 
 __all__ = ["collector", "forward_function", "loss_function"]
 

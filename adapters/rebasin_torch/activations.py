@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.axes import Group
 from rebasin_core.errors import UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.symmetry.axes import Group
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_torch.copies import skeleton
 from rebasin_torch.functional import as_arguments, evaluation_skeleton, run
 from rebasin_torch.state import every_tensor

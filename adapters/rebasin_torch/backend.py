@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rebasin_core.backends.optimizers import Optimizer
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
 from rebasin_core.errors import UnsupportedArrayError
-from rebasin_core.optimizers import Optimizer
 from rebasin_torch.deferred import deferred_mix
 from rebasin_torch.gradients import custom_vjp, minimise, value_and_grad
 from rebasin_torch.products import WIDE, row_products, row_times_matrix

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import DataError
+from rebasin_core.models.batch_norms import BatchNorms
 from rebasin_torch.copies import skeleton
 from rebasin_torch.functional import as_arguments, evaluation_skeleton, run
 from rebasin_torch.state import every_tensor

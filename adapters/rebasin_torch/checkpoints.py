@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored
 from rebasin_core.errors import CheckpointError
+from rebasin_core.support.atomic import replacing
 
 __all__ = ["TorchFile"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_core.backends.optimizers import SGD, Optimizer, parameter_groups
 from rebasin_core.errors import NonFiniteError, SettingError
-from rebasin_core.optimizers import SGD, Optimizer, parameter_groups
 from rebasin_torch.dynamo import not_compiled
 from rebasin_torch.values import NARROW
 

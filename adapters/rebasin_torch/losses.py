@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import SettingError, ShapeError
-from rebasin_core.models import Loss
+from rebasin_core.models.adapter import Loss
 
 __all__ = ["loss_function", "metric_function"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.assignment import linear_assignment
 from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.plan import Plan, check_fits
-from rebasin_core.settings import at_least
-from rebasin_core.soft_plan import SoftPlan
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan, check_fits
+from rebasin_core.symmetry.soft_plan import SoftPlan
 from rebasin_torch.copies import rebuilt, skeleton
 from rebasin_torch.dynamo import not_compiled
 from rebasin_torch.functional import evaluation_skeleton, run

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.models.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_torch.activations import listener, places_of_units, producers
 from rebasin_torch.state import every_tensor
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from rebasin_core.assignment import linear_assignment
+from rebasin_core.symmetry.assignment import linear_assignment
 
 SIZES, QUICK_SIZES = (64, 256, 1024), (16, 64)
 SECONDS, QUICK_SECONDS = 2.0, 0.02  # spent on one library and kind of matrix; at least one matrix

@@ -24,7 +24,7 @@ from metrics import average_accuracy, forgetting, spread
 from paper import running
 from runs import EXPERIMENTS, Experiment, Runs
 
-from rebasin_core.plotting import save_figure
+from rebasin_core.line.plotting import save_figure
 
 VALUES = {
     "alpha": (0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0),

@@ -10,7 +10,7 @@ from course import Course, accuracies
 from replaying import joint, replay
 
 import rebasin_core as rb
-from rebasin_core.optimizers import SGD, Adam
+from rebasin_core.backends.optimizers import SGD, Adam
 
 __all__ = ["Method", "methods", "rebasin"]
 

@@ -24,7 +24,7 @@ from metrics import average_accuracy, forgetting, spread
 from paper import running
 from runs import EXPERIMENTS, Runs
 
-from rebasin_core.plotting import save_figure
+from rebasin_core.line.plotting import save_figure
 
 # In the order of the table; the last are of experiments with a head per task, or of those with one for all.
 KEYS = list(dict.fromkeys(m.key for heads in (False, True) for m in methods(1.0, heads)))

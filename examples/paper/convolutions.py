@@ -26,7 +26,7 @@ from torch import nn
 from training import accuracy, cached, train_images
 
 import rebasin_core as rb
-from rebasin_core.plotting import save_figure
+from rebasin_core.line.plotting import save_figure
 
 METHODS = ("naive", "WM", "activation matching", "C_L2", "C_Rnd")
 COLOURS = ("black", "#1f77b4", "#9467bd", "#17becf", "#2ca02c")

@@ -13,7 +13,7 @@ from running import options
 from torch import nn
 
 import rebasin_core as rb
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 from rebasin_core.solvers.weight_matching import descend
 
 SEEDS_TRIED = 50

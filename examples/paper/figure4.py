@@ -12,7 +12,7 @@ from methods import METHODS
 from running import options
 from table2 import TASKS, Job, run
 
-from rebasin_core.plotting import save_figure
+from rebasin_core.line.plotting import save_figure
 
 
 def main() -> None:

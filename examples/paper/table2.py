@@ -29,7 +29,7 @@ from torch import nn
 from training import cached, train_images, train_polynomial
 
 import rebasin_core as rb
-from rebasin_core.plotting import save_figure
+from rebasin_core.line.plotting import save_figure
 
 TASKS = ("first", "third", "mnist", "cifar10")
 COLUMNS = {

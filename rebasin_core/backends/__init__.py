@@ -1,4 +1,4 @@
-"""Array frameworks, found by the type of an array.
+"""Array frameworks, found by the type of an array. Rooms from `sinkhorn_operator` upward may import it.
 
 The core imports NumPy, SciPy and autograd only. Any other framework is an entry point of the group
 ``rebasin_core.backends``, named after the root module of its array types (``torch``, ``tensorflow``, ``jax``), and is
@@ -10,7 +10,7 @@ from typing import Any
 
 from rebasin_core.backends.protocol import Array, Backend, DtypeName
 from rebasin_core.errors import UnsupportedArrayError
-from rebasin_core.registry import Registry
+from rebasin_core.support.registry import Registry
 
 __all__ = ["Array", "Backend", "DtypeName", "get_backend", "register_backend"]
 

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from autograd.misc.optimizers import adam as autograd_adam
 
+from rebasin_core.backends.optimizers import SGD, Adam, Optimizer, parameter_groups
 from rebasin_core.errors import NonFiniteError
-from rebasin_core.optimizers import SGD, Adam, Optimizer, parameter_groups
 
 __all__ = ["minimise"]
 

@@ -16,8 +16,8 @@ from autograd.tracer import getval
 from scipy.linalg.lapack import get_lapack_funcs
 
 from rebasin_core.backends.autograd_descent import minimise
+from rebasin_core.backends.optimizers import Optimizer
 from rebasin_core.backends.protocol import Array, Axis, DtypeName
-from rebasin_core.optimizers import Optimizer
 
 __all__ = ["AutogradBackend"]
 

@@ -14,7 +14,7 @@ The arithmetic, comparison and logical operators of Python (``+ - * / < <= & | ~
 with Python floats, which never change the dtype of an array.
 
 Control flow that depends on data goes through `while_loop` and `cond`, so that the algorithms also run where the
-framework compiles them. `rebasin_core.sinkhorn` and `rebasin_core.plan` are written against this page alone.
+framework compiles them. `rebasin_core.sinkhorn` and `rebasin_core.symmetry.plan` are written against this page alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from rebasin_core.optimizers import Optimizer
+from rebasin_core.backends.optimizers import Optimizer
 
 __all__ = ["Array", "Axis", "Backend", "DtypeName"]
 

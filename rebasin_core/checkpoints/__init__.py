@@ -1,4 +1,4 @@
-"""Checkpoint files: tensors read one at a time, and written back in the same format, names, order and dtypes."""
+"""Files of weights: read a tensor at a time, written as they came. Rooms from `testing` upward may import it."""
 
 from rebasin_core.checkpoints.files import Checkpoint, TensorInfo, open_checkpoint
 

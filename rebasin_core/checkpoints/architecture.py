@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.axes import AxesSpec, Fixed
 from rebasin_core.checkpoints.axes_file import read_axes
 from rebasin_core.checkpoints.example_inputs import drawn_inputs
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.objects import call_object, load_object
 from rebasin_core.continual.ties import find_ties
 from rebasin_core.errors import CheckpointError, SettingError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model, find_adapter
+from rebasin_core.models.model import Model, find_adapter
+from rebasin_core.symmetry.axes import AxesSpec, Fixed
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Architecture", "Source", "find_architecture"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_core.errors import RebasinError, SpecError
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["read_axes"]
 

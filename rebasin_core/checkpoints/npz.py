@@ -11,9 +11,9 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored, new_array
 from rebasin_core.errors import CheckpointError
+from rebasin_core.support.atomic import replacing
 
 __all__ = ["NpzFile"]
 

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.bfloat16 import from_bfloat16, to_bfloat16
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored, new_array
 from rebasin_core.errors import CheckpointError
+from rebasin_core.support.atomic import replacing
 
 __all__ = ["SafetensorsFile", "header_of"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.files import NewValues, TensorInfo
 from rebasin_core.checkpoints.safetensors import SafetensorsFile, header_of
 from rebasin_core.errors import CheckpointError
+from rebasin_core.support.atomic import replacing
 
 __all__ = ["ShardedSafetensors"]
 

@@ -9,20 +9,20 @@ from typing import Any, cast
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import all_finite
 from rebasin_core.backends.protocol import Backend
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import check_graph, moved, read_wide
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.lazy import LazyParams
-from rebasin_core.models import check_same_shapes, not_finite
+from rebasin_core.models.model import check_same_shapes, not_finite
 from rebasin_core.objectives.base import Params
 from rebasin_core.objectives.weights import L2
-from rebasin_core.plan import Plan
-from rebasin_core.precision import all_finite
-from rebasin_core.problem import Problem, check_floating
-from rebasin_core.progress import check_flag
-from rebasin_core.settings import at_least
+from rebasin_core.solvers.lazy import LazyParams
+from rebasin_core.solvers.problem import Problem, check_floating
 from rebasin_core.solvers.weight_matching import WeightMatching
+from rebasin_core.support.progress import check_flag
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["FileMatch", "match_files", "write_permuted"]
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import widened
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.errors import SettingError, SpecError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.lazy import reorder
-from rebasin_core.models import check_same_shapes
-from rebasin_core.plan import Plan, check_fits
-from rebasin_core.precision import widened
+from rebasin_core.models.model import check_same_shapes
+from rebasin_core.solvers.lazy import reorder
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan, check_fits
 
 __all__ = ["averaged", "check_graph", "moved", "read_wide"]
 

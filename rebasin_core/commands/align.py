@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.streaming import write_permuted
 from rebasin_core.commands import options
 from rebasin_core.commands.data import read_data
@@ -13,6 +12,7 @@ from rebasin_core.commands.matching import Search, architecture_of, matched
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_absent, check_checkpoint_out, opened
 from rebasin_core.commands.reporting import reporting
+from rebasin_core.support.atomic import replacing
 
 __all__ = ["align"]
 

@@ -12,10 +12,10 @@ from rebasin_core.commands.matching import Search, architecture_of, matched
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_picture_out, opened
 from rebasin_core.commands.reporting import reporting
-from rebasin_core.connectivity import Curve, connectivity
 from rebasin_core.errors import SettingError
-from rebasin_core.models import open_model
-from rebasin_core.plotting import plot_curves, save_figure
+from rebasin_core.line.curve import Curve, connectivity
+from rebasin_core.line.plotting import plot_curves, save_figure
+from rebasin_core.models.model import open_model
 
 __all__ = ["barrier"]
 

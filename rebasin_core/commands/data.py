@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.checkpoints.objects import call_object, load_object
-from rebasin_core.data import Batches, as_batches
 from rebasin_core.errors import DataError, RebasinError, SettingError
-from rebasin_core.models import Loss, Model
+from rebasin_core.models.adapter import Loss
+from rebasin_core.models.data import Batches, as_batches
+from rebasin_core.models.model import Model
 
 __all__ = ["DataSource", "loss_named", "metric_named", "read_data"]
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from rebasin_core.atomic import replacing
 from rebasin_core.checkpoints.architecture import Architecture, find_architecture
 from rebasin_core.checkpoints.files import Checkpoint, TensorInfo
 from rebasin_core.commands import options
 from rebasin_core.commands.paths import check_absent, opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
+from rebasin_core.support.atomic import replacing
 
 __all__ = ["inspect"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from rebasin_core import objectives, solvers
-from rebasin_core.align import align, verified
+from rebasin_core.alignment import align, verified
 from rebasin_core.checkpoints.architecture import Architecture, Source, find_architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.streaming import match_files
@@ -15,8 +15,8 @@ from rebasin_core.commands.data import DataSource, loss_named
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.errors import SettingError
 from rebasin_core.merging.many import align_many
-from rebasin_core.models import open_model
-from rebasin_core.plan import Plan
+from rebasin_core.models.model import open_model
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["Match", "Search", "architecture_of", "matched", "matched_together"]
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from rebasin_core.data import Batches, batch_size
-from rebasin_core.models import Loss, Model
-from rebasin_core.progress import progress_bar
-from rebasin_core.scalars import as_number
+from rebasin_core.backends.scalars import as_number
+from rebasin_core.models.adapter import Loss
+from rebasin_core.models.data import Batches, batch_size
+from rebasin_core.models.model import Model
+from rebasin_core.support.progress import progress_bar
 
 __all__ = ["measured"]
 

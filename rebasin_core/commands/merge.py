@@ -19,11 +19,11 @@ from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_checkpoint_out, opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
-from rebasin_core.interpolation import as_place, as_weights
-from rebasin_core.models import Model, open_model
-from rebasin_core.plan import Plan
-from rebasin_core.reestimation import reestimated
-from rebasin_core.repairing import repaired
+from rebasin_core.line.mean import as_place, as_weights
+from rebasin_core.line.reestimation import reestimated
+from rebasin_core.line.repairing import repaired
+from rebasin_core.models.model import Model, open_model
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["merge"]
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from rebasin_core.backends.dtypes import resolution
 from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import moved
@@ -15,10 +16,9 @@ from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import EquivalenceError, SettingError
-from rebasin_core.models import open_pair
-from rebasin_core.precision import resolution
-from rebasin_core.verify import check_equivalent_params, gather_inputs
-from rebasin_core.verify import verify as verify_graph
+from rebasin_core.models.model import open_pair
+from rebasin_core.verification import check_equivalent_params, gather_inputs
+from rebasin_core.verification import verify as verify_graph
 
 __all__ = ["verify"]
 

@@ -1,4 +1,4 @@
-"""Re-basin incremental learning: one task after the other, without forgetting (section 4 of the paper)."""
+"""One task after another, without forgetting (the paper, section 4). Rooms from `checkpoints` upward may import it."""
 
 from rebasin_core.continual.incremental import RebasinIncremental
 from rebasin_core.continual.memory import TaskMemory

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.continual.distillation import squared_distance
 from rebasin_core.continual.heads import pick
 from rebasin_core.continual.replay import Part
 from rebasin_core.errors import ShapeError, UnsupportedArrayError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.interpolation import lerp
-from rebasin_core.models import Forward, Loss
-from rebasin_core.plan import Plan
-from rebasin_core.precision import widened
-from rebasin_core.soft_plan import SoftPlan
+from rebasin_core.line.mean import lerp
+from rebasin_core.models.adapter import Forward, Loss
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["first_logits", "mean_loss", "merged", "middle", "penalty", "share_on_diagonal", "with_ties"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rebasin_core.backends.protocol import Array
-from rebasin_core.progress import Progress
+from rebasin_core.support.progress import Progress
 
 __all__ = ["Course"]
 

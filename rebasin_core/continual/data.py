@@ -7,9 +7,9 @@ import numpy as np
 
 from rebasin_core.continual.memory import Picker, class_numbers, target_array
 from rebasin_core.continual.nested import flatten, map_leaves, take_rows
-from rebasin_core.data import Batch, as_batches
-from rebasin_core.data import batch_size as count
 from rebasin_core.errors import DataError
+from rebasin_core.models.data import Batch, as_batches
+from rebasin_core.models.data import batch_size as count
 
 __all__ = ["TaskData"]
 
@@ -24,7 +24,7 @@ class TaskData:
     Parameters
     ----------
     data : pair of arrays or iterable of pairs
-        As for `rebasin_core.data.as_batches`.
+        As for `rebasin_core.models.data.as_batches`.
     batch_size : int
         Most samples per batch of a pair of arrays.
     convert : callable

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array
 from rebasin_core.continual.heads import pick
 from rebasin_core.continual.memory import Head
 from rebasin_core.continual.nested import take_rows
 from rebasin_core.errors import ShapeError
-from rebasin_core.precision import widened
 
 __all__ = ["Teacher", "outputs_of", "squared_distance"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
-from rebasin_core.batch_norms import find_batch_norms
+from rebasin_core.backends.scalars import as_number
 from rebasin_core.continual.cost import Params
 from rebasin_core.continual.course import Course
 from rebasin_core.continual.data import TaskData
@@ -20,13 +20,13 @@ from rebasin_core.continual.nested import map_leaves
 from rebasin_core.continual.replay import Replay
 from rebasin_core.continual.report import TaskReport
 from rebasin_core.continual.settings import Settings
-from rebasin_core.data import Batch, Batches
-from rebasin_core.data import batch_size as count
 from rebasin_core.errors import NonFiniteError, SpecError
-from rebasin_core.models import Model
-from rebasin_core.progress import progress_bar
-from rebasin_core.reestimation import reestimated
-from rebasin_core.scalars import as_number
+from rebasin_core.line.reestimation import reestimated
+from rebasin_core.models.batch_norms import find_batch_norms
+from rebasin_core.models.data import Batch, Batches
+from rebasin_core.models.data import batch_size as count
+from rebasin_core.models.model import Model
+from rebasin_core.support.progress import progress_bar
 
 __all__ = ["Episode", "Outcome", "score"]
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rebasin_core.backends.optimizers import SGD, Adam, Optimizer
 from rebasin_core.backends.protocol import Array
-from rebasin_core.batch_norms import forward_with
 from rebasin_core.continual import saving
 from rebasin_core.continual.cost import Params
 from rebasin_core.continual.episode import Episode, Outcome, score
@@ -15,11 +15,12 @@ from rebasin_core.continual.report import TaskReport
 from rebasin_core.continual.settings import Settings, choose_groups
 from rebasin_core.continual.ties import find_ties
 from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Forward, Model, open_model
-from rebasin_core.optimizers import SGD, Adam, Optimizer
-from rebasin_core.progress import check_flag
-from rebasin_core.settings import at_least
+from rebasin_core.models.adapter import Forward
+from rebasin_core.models.batch_norms import forward_with
+from rebasin_core.models.model import Model, open_model
+from rebasin_core.support.progress import check_flag
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["RebasinIncremental"]
 

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rebasin_core.backends.dtypes import all_finite
+from rebasin_core.backends.optimizers import Optimizer
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.continual.cost import Params, first_logits, mean_loss, merged, middle, penalty, with_ties
 from rebasin_core.continual.course import Course
 from rebasin_core.continual.replay import Part
 from rebasin_core.continual.settings import Settings
 from rebasin_core.errors import NonFiniteError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Forward, Loss
-from rebasin_core.optimizers import Optimizer
-from rebasin_core.plan import Plan
-from rebasin_core.precision import all_finite
-from rebasin_core.soft_plan import SoftPlan, matrices_of
+from rebasin_core.models.adapter import Forward, Loss
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan, matrices_of
 
 __all__ = ["Network", "rebase", "train"]
 

@@ -16,9 +16,9 @@ from rebasin_core.continual.distillation import Teacher, outputs_of
 from rebasin_core.continual.heads import pick
 from rebasin_core.continual.memory import Head, TaskMemory
 from rebasin_core.continual.nested import flatten, take_rows, unflatten
-from rebasin_core.data import Batch
-from rebasin_core.data import batch_size as count
 from rebasin_core.errors import DataError, SettingError
+from rebasin_core.models.data import Batch
+from rebasin_core.models.data import batch_size as count
 
 __all__ = ["Part", "Replay"]
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.atomic import replacing
 from rebasin_core.continual.memory import TaskMemory
 from rebasin_core.continual.nested import flatten, unflatten
 from rebasin_core.continual.report import TaskReport
 from rebasin_core.continual.settings import Settings
 from rebasin_core.errors import DataError, SettingError, ShapeError, SpecError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
+from rebasin_core.models.model import Model
+from rebasin_core.support.atomic import replacing
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Saved", "check_same", "read", "restored", "write"]
 

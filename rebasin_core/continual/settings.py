@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from rebasin_core.backends.optimizers import SGD, Adam, Optimizer, check_optimizer
 from rebasin_core.errors import SettingError, SpecError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.optimizers import SGD, Adam, Optimizer, check_optimizer
-from rebasin_core.progress import check_flag
-from rebasin_core.settings import at_least, not_negative, positive
+from rebasin_core.support.progress import check_flag
+from rebasin_core.support.settings import at_least, not_negative, positive
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Settings", "choose_groups"]
 

@@ -2,8 +2,8 @@
 
 import math
 
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
+from rebasin_core.models.model import Model
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["find_ties"]
 

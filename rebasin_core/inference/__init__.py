@@ -1,4 +1,4 @@
-"""Inference of permutation groups: a record of operations in, a permutation graph out.
+"""From a record of operations to a permutation graph. Rooms from `models` upward may import it, and adapters.
 
 A front end calls `Primitives` for every operation of a network, and `build_graph` on the record.
 """

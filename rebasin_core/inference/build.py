@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from rebasin_core.axes import AxesSpec, Axis, Fixed, Group
-from rebasin_core.graph import PermutationGraph
 from rebasin_core.inference.cells import find_cells
 from rebasin_core.inference.expressions import Entries, express, incomplete_cells
 from rebasin_core.inference.local import find_parents
 from rebasin_core.inference.record import Param, Recorder
 from rebasin_core.inference.solve import Solution, solve
 from rebasin_core.inference.tensors import Ids
+from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["build_graph", "in_order"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rebasin_core.axes import Axis, Fixed, Gather, Group, Product, Sum
+from rebasin_core.symmetry.axes import Axis, Fixed, Gather, Group, Product, Sum
 
 __all__ = ["Entries", "express", "incomplete_cells"]
 

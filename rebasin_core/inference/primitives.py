@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from rebasin_core.errors import SpecError
 from rebasin_core.inference import selections
-from rebasin_core.inference.alignment import Alignment, Labels
+from rebasin_core.inference.operands import Alignment, Labels
 from rebasin_core.inference.record import Param, Recorder
 from rebasin_core.inference.surgery import separate, to_factors
 from rebasin_core.inference.tensors import Atom, Tensor, common_cuts, fixed, free, regions, whole, with_dim

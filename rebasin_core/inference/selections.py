@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rebasin_core.inference.alignment import Alignment, Place, place_map, record_event
+from rebasin_core.inference.operands import Alignment, Place, place_map, record_event
 from rebasin_core.inference.record import Recorder
 from rebasin_core.inference.surgery import fuse, take
 from rebasin_core.inference.tensors import Atom, Block, Ids, Tensor, fixed, free, insert_dim, with_dim

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rebasin_core.assignment import linear_assignment
+from rebasin_core.backends.dtypes import resolution, widened
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.backends.scalars import as_number
 from rebasin_core.objectives.base import Params
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.plan import Plan
-from rebasin_core.precision import resolution, widened
-from rebasin_core.scalars import as_number
-from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.first_guess import uniform_matrices
 from rebasin_core.solvers.line_search import polynomial_step
 from rebasin_core.solvers.relaxation import most_at_once
 from rebasin_core.solvers.weight_matching import descend
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["Agreement"]
 

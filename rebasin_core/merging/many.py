@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.align import verified
+from rebasin_core.alignment import verified
 from rebasin_core.errors import SettingError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.interpolation import as_weights
+from rebasin_core.line.mean import as_weights
+from rebasin_core.line.reestimation import batches_to_measure, reestimated
+from rebasin_core.line.repairing import repaired
 from rebasin_core.merging.agreement import Agreement, Plans
 from rebasin_core.merging.star import star
-from rebasin_core.models import Forward, Model, open_pair
+from rebasin_core.models.adapter import Forward
+from rebasin_core.models.model import Model, open_pair
 from rebasin_core.objectives.resolve import as_objective
-from rebasin_core.plan import Plan
-from rebasin_core.progress import check_flag, progress_bar
-from rebasin_core.reestimation import batches_to_measure, reestimated
-from rebasin_core.repairing import repaired
-from rebasin_core.settings import at_least
 from rebasin_core.solvers.resolve import as_solver
 from rebasin_core.solvers.weight_matching import WeightMatching
+from rebasin_core.support.progress import check_flag, progress_bar
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["METHODS", "MultiAlignment", "align_many"]
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from rebasin_core.align import align
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
-from rebasin_core.plan import Plan
-from rebasin_core.progress import progress_bar
+from rebasin_core.alignment import align
+from rebasin_core.models.model import Model
+from rebasin_core.support.progress import progress_bar
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["star"]
 

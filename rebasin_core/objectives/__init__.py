@@ -1,4 +1,4 @@
-"""What an alignment minimises: one objective per file, any callable beside them."""
+"""What an alignment minimizes, one objective per file. Rooms from `solvers` upward may import it."""
 
 from rebasin_core.objectives.activations import Activations
 from rebasin_core.objectives.base import BoundObjective, Objective

@@ -2,21 +2,30 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.data import as_batches, batch_size
 from rebasin_core.errors import UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
+from rebasin_core.models.data import as_batches, batch_size
+from rebasin_core.models.model import Model
 from rebasin_core.objectives.base import BoundObjective, Params, Sample, Similarity
-from rebasin_core.precision import widened
-from rebasin_core.settings import at_least
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
 
-__all__ = ["Activations", "Collect"]
+__all__ = ["Activations", "Collect", "HasActivations"]
 
 Collect: TypeAlias = Callable[[Params, Any], Mapping[str, list[Array]]]
 """``collect(params, inputs)``: per group, the activations of every layer that produces it, each (samples, units)."""
+
+
+@runtime_checkable
+class HasActivations(Protocol):
+    """The ability of an adapter that knows where the activations of a group are produced."""
+
+    def activations(self, model: Any, graph: PermutationGraph) -> Collect:
+        """Return the function that collects them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,13 +100,12 @@ class Activations:
 
     def collector(self, model: Model, graph: PermutationGraph) -> Collect:
         """Ask the adapter for the function that collects activations."""
-        make: Callable[[Any, PermutationGraph], Collect] | None = getattr(model.adapter, "activations", None)
-        if make is None:
-            raise UnsupportedModelError(
-                f"the adapter of {model.adapter.name} does not tell where activations are produced; use "
-                f"objectives.Midpoint(loss, data) or objectives.L2()"
-            )
-        return make(model.source, graph)
+        adapter = model.ability(
+            HasActivations,
+            "where activations are produced",
+            instead="use objectives.Midpoint(loss, data) or objectives.L2()",
+        )
+        return adapter.activations(model.source, graph)
 
 
 def _correlations(backend: Backend, collect: Collect, batches: list[Any], a: Params, b: Params) -> dict[str, Array]:

@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
+from rebasin_core.models.model import Model
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["BoundObjective", "Objective", "Params", "Sample", "Similarity"]
 

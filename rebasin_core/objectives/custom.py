@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_core.backends.protocol import Array
-from rebasin_core.data import as_batches, batch_size
 from rebasin_core.errors import SettingError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
+from rebasin_core.models.data import as_batches, batch_size
+from rebasin_core.models.model import Model
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.settings import at_least
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Custom"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
-from rebasin_core.batch_norms import forward_with
-from rebasin_core.data import Batches, as_batches, batch_size
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.interpolation import lerp
-from rebasin_core.models import Model
+from rebasin_core.line.mean import lerp
+from rebasin_core.models.batch_norms import forward_with
+from rebasin_core.models.data import Batches, as_batches, batch_size
+from rebasin_core.models.model import Model
 from rebasin_core.objectives.activations import Activations
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.settings import at_least
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Midpoint", "RandomPoint"]
 

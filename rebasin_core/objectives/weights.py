@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model
+from rebasin_core.models.model import Model
 from rebasin_core.objectives.base import BoundObjective, Params
-from rebasin_core.precision import widened
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["L2", "Cosine", "inner_product"]
 

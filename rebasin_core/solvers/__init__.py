@@ -1,4 +1,4 @@
-"""How an objective is minimised over plans: one solver per file."""
+"""How an objective is minimized over plans, one solver per file. Rooms from `verification` upward may import it."""
 
 from rebasin_core.solvers.activation_matching import ActivationMatching
 from rebasin_core.solvers.base import HistoryEntry, Solution, Solver

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends.protocol import Array
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
-from rebasin_core.progress import progress_bar
 from rebasin_core.solvers.base import HistoryEntry, Solution
 from rebasin_core.solvers.fits import misfit
+from rebasin_core.solvers.problem import Problem
+from rebasin_core.support.progress import progress_bar
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["ActivationMatching", "assigned"]
 

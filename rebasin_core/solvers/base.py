@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
+from rebasin_core.solvers.problem import Problem
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["HistoryEntry", "Solution", "Solver"]
 

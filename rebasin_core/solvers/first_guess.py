@@ -5,15 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rebasin_core.actions import act
-from rebasin_core.assignment import linear_assignment
-from rebasin_core.axes import AxesSpec, Axis, Fixed, Group, Product, size
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.lazy import LazyParams, reordered, widened_params
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.plan import Plan
+from rebasin_core.solvers.lazy import LazyParams, reordered, widened_params
 from rebasin_core.solvers.scores import Reading, Scores
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group, Product, size
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["first_guess", "first_guess_and_params", "uniform_matrices"]
 

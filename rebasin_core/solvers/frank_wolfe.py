@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rebasin_core.assignment import linear_assignment
+from rebasin_core.backends.dtypes import resolution
 from rebasin_core.backends.protocol import Array
+from rebasin_core.backends.scalars import as_number
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.plan import Plan
-from rebasin_core.precision import resolution
-from rebasin_core.problem import Problem
-from rebasin_core.progress import Progress, progress_bar
-from rebasin_core.scalars import as_number
-from rebasin_core.settings import at_least, not_negative
-from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.first_guess import uniform_matrices
 from rebasin_core.solvers.line_search import backtracking_step, polynomial_step
 from rebasin_core.solvers.matched import see_matchings
 from rebasin_core.solvers.polish import polish
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import Matrices, Relaxation, relax
 from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.support.progress import Progress, progress_bar
+from rebasin_core.support.settings import at_least, not_negative
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["FrankWolfe"]
 

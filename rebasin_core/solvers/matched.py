@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from rebasin_core.objectives.weights import L2
-from rebasin_core.plan import Plan
 from rebasin_core.solvers.activation_matching import assigned
 from rebasin_core.solvers.search import Search
 from rebasin_core.solvers.weight_matching import WeightMatching
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["see_matchings"]
 

@@ -5,9 +5,9 @@ from itertools import combinations
 
 import numpy as np
 
-from rebasin_core.axes import AxesSpec, Axis, Gather, Group, Product, Sum, size
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.symmetry.axes import AxesSpec, Axis, Gather, Group, Product, Sum, size
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["helpful_swaps"]
 

@@ -6,15 +6,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rebasin_core.data import batch_size
 from rebasin_core.errors import DataError
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
-from rebasin_core.progress import Progress, progress_bar
-from rebasin_core.soft_plan import SoftPlan
+from rebasin_core.models.data import batch_size
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import relax
 from rebasin_core.solvers.search import Search
 from rebasin_core.solvers.weight_matching import descend
+from rebasin_core.support.progress import Progress, progress_bar
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["Pair", "pairs", "polish", "promising_pairs", "swapped"]
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from rebasin_core.actions import act
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params, Sample
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
-from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.fits import differentiable
+from rebasin_core.solvers.problem import Problem
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["Population"]
 

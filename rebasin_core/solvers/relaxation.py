@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from rebasin_core.axes import Axis, Gather, Group, Product, Sum
+from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.backends.scalars import as_number
 from rebasin_core.errors import NonFiniteError
 from rebasin_core.objectives.base import BoundObjective, Sample
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.precision import widened
-from rebasin_core.problem import Problem
-from rebasin_core.scalars import as_number
-from rebasin_core.soft_plan import SoftPlan
 from rebasin_core.solvers.fits import differentiable
+from rebasin_core.solvers.problem import Problem
+from rebasin_core.symmetry.axes import Axis, Gather, Group, Product, Sum
+from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["Matrices", "Relaxation", "most_at_once", "relax"]
 

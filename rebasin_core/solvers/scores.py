@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rebasin_core.actions import occurrence_pairs, occurrences
-from rebasin_core.axes import AxesSpec, Fixed, Group
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.symmetry.action import occurrence_pairs, occurrences
+from rebasin_core.symmetry.axes import AxesSpec, Fixed, Group
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Move", "Reading", "Scores", "product"]
 

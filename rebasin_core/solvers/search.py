@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
 from rebasin_core.solvers.base import HistoryEntry, Solution
 from rebasin_core.solvers.population import Population
+from rebasin_core.solvers.problem import Problem
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["OVER", "Search"]
 

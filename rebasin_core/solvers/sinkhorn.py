@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rebasin_core.assignment import linear_assignment
+from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
 from rebasin_core.objectives.base import Sample
-from rebasin_core.optimizers import Adam
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
-from rebasin_core.progress import Progress, progress_bar
-from rebasin_core.settings import at_least, not_negative, positive
-from rebasin_core.soft_plan import matrices_of
 from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.matched import see_matchings
 from rebasin_core.solvers.polish import polish
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.support.progress import Progress, progress_bar
+from rebasin_core.support.settings import at_least, not_negative, positive
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import matrices_of
 
 __all__ = ["Sinkhorn"]
 

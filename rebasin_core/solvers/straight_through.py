@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params
-from rebasin_core.optimizers import Adam
-from rebasin_core.plan import Plan
-from rebasin_core.problem import Problem
-from rebasin_core.progress import progress_bar
-from rebasin_core.settings import at_least, positive
 from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.fits import differentiable
 from rebasin_core.solvers.matched import see_matchings
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.search import OVER, Search
 from rebasin_core.solvers.weight_matching import descend
+from rebasin_core.support.progress import progress_bar
+from rebasin_core.support.settings import at_least, positive
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["StraightThrough"]
 

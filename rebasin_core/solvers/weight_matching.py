@@ -7,25 +7,25 @@ from itertools import islice
 
 import numpy as np
 
-from rebasin_core.actions import occurrence_pairs
-from rebasin_core.assignment import linear_assignment
+from rebasin_core.backends.dtypes import resolution
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.lazy import LazyParams, reordered, widened_params
+from rebasin_core.backends.scalars import as_number
 from rebasin_core.objectives.base import Params
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.plan import Plan
-from rebasin_core.precision import resolution
-from rebasin_core.problem import Problem
-from rebasin_core.progress import progress_bar
-from rebasin_core.scalars import as_number
-from rebasin_core.settings import at_least
 from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.first_guess import first_guess_and_params
 from rebasin_core.solvers.fits import misfit
+from rebasin_core.solvers.lazy import LazyParams, reordered, widened_params
 from rebasin_core.solvers.pair_swaps import helpful_swaps
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.scores import Scores, product
 from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.support.progress import progress_bar
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.action import occurrence_pairs
+from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["WeightMatching", "descend"]
 

@@ -1,4 +1,4 @@
-"""Tests of code that builds on this library: Hypothesis strategies, and checks of networks, backends and adapters.
+"""Tests for users: strategies, and checks of networks, backends and adapters. Programs may import it.
 
 Needs Hypothesis (``pip install "rebasin-core[testing]"``), and no test runner in particular: a check raises an
 `AssertionError` that says what is wrong. The library's own backends, adapters and inference are tested through the same

@@ -1,4 +1,4 @@
-"""The laws of `rebasin_core.models.ModelAdapter`, checked on a model."""
+"""The laws of `rebasin_core.models.adapter.ModelAdapter`, checked on a model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,14 +9,15 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import UnsupportedModelError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Model, ModelAdapter
-from rebasin_core.plan import Plan
+from rebasin_core.models.adapter import ModelAdapter
+from rebasin_core.models.model import Model
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 from rebasin_core.testing.derivatives import check_derivative, nudged
 from rebasin_core.testing.equivalence import check_opened
 from rebasin_core.testing.laws import Law, check_laws, require, same
 from rebasin_core.testing.snapshots import on_host, share_memory, snapshot
-from rebasin_core.verify import compare_outputs, gather_inputs, leaves
+from rebasin_core.verification import compare_outputs, gather_inputs, leaves
 
 __all__ = ["check_adapter"]
 
@@ -67,7 +68,7 @@ def check_adapter(
     Examples
     --------
     ``check_adapter(TorchAdapter(), model, torch.randn(8, 3))``; one that is registered, or an entry point, is found by
-    `rebasin_core.models.find_adapter`.
+    `rebasin_core.models.model.find_adapter`.
     """
     if outputs is None and callable(model):
         outputs = _call

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import resolution
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.precision import resolution
 from rebasin_core.testing.corners import corner_laws
 from rebasin_core.testing.descent import descent_laws
 from rebasin_core.testing.laws import Law, check_laws, require, same

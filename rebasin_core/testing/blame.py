@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rebasin_core.axes import Axis, Fixed, Group, Product, Sum, walk
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.verify import repairs, with_axis
+from rebasin_core.symmetry.axes import Axis, Fixed, Group, Product, Sum, walk
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.verification import repairs, with_axis
 
 __all__ = ["Blame", "find_blame"]
 

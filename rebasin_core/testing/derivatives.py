@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import resolution
 from rebasin_core.backends.protocol import Array
-from rebasin_core.precision import resolution
 from rebasin_core.testing.laws import require
-from rebasin_core.verify import compare_outputs, leaves
+from rebasin_core.verification import compare_outputs, leaves
 
 __all__ = ["check_derivative", "nudged"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.optimizers import SGD, Adam, Optimizer
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import NonFiniteError, SettingError
-from rebasin_core.optimizers import SGD, Adam, Optimizer
 from rebasin_core.testing.laws import Law, refused, require, same
 
 __all__ = ["descent_laws"]

@@ -8,13 +8,14 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import EquivalenceError, SettingError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.models import Forward, Model, open_model
-from rebasin_core.plan import Plan
-from rebasin_core.settings import at_least, not_negative
+from rebasin_core.models.adapter import Forward
+from rebasin_core.models.model import Model, open_model
+from rebasin_core.support.settings import at_least, not_negative
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 from rebasin_core.testing.blame import find_blame
 from rebasin_core.testing.shrinking import Swap, perform, shrink
-from rebasin_core.verify import Verification, check_equivalent_params, gather_inputs, uneven
+from rebasin_core.verification import Verification, check_equivalent_params, gather_inputs, uneven
 
 __all__ = ["check_equivalent", "check_opened"]
 

@@ -16,9 +16,9 @@ from hypothesis.strategies import DrawFn
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SpecError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.layers import Activation, Concat, Conv, Dense, Flatten, Layer, Norm, Residual
-from rebasin_core.settings import at_least
+from rebasin_core.inference.layers import Activation, Concat, Conv, Dense, Flatten, Layer, Norm, Residual
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.testing.strategies import seeds
 
 __all__ = ["LayerGraph", "layer_graphs"]

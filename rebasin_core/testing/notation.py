@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from rebasin_core.axes import AxesSpec, Axis, Fixed, Gather, Group, Product, Sum, size
-from rebasin_core.graph import PermutationGraph
+from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Gather, Group, Product, Sum, size
+from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["axes_graphs", "axes_specs", "factor_lists", "group_sizes"]
 

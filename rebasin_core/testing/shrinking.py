@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.plan import Plan
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["Swap", "minimal", "perform", "shrink", "swaps"]
 

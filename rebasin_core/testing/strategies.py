@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.plan import Plan
-from rebasin_core.settings import at_least
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["logits", "mlp_params", "permutations", "plans", "seeds"]
 

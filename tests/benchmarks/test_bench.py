@@ -12,14 +12,14 @@ from rebasin_bench.implementations import Case, peer_operator
 from rebasin_bench.report import read
 from typer.testing import CliRunner
 
-from rebasin_core import commands
+from rebasin_core.commands.app import app
 
 RUNNER = CliRunner()
 FAST = ("--seconds", "0.001", "--repeats", "3")
 
 
 def invoke(*arguments):
-    return RUNNER.invoke(commands.app, ["bench", *map(str, arguments)])
+    return RUNNER.invoke(app, ["bench", *map(str, arguments)])
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from rebasin_core.errors import (
     SpecError,
     UnsupportedArrayError,
 )
-from rebasin_core.lazy import LazyParams
+from rebasin_core.solvers.lazy import LazyParams
 
 NAMES = {"float32": "F32", "float64": "F64", "float16": "F16", "int64": "I64"}
 

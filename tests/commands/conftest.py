@@ -13,7 +13,7 @@ pytest.importorskip("rich")
 from typer.testing import CliRunner
 
 import rebasin_core as rb
-from rebasin_core.commands import app
+from rebasin_core.commands.app import app
 
 AXES = {"fc1.weight": "h .", "fc1.bias": "h", "fc2.weight": ". h", "step": ""}
 

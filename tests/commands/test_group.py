@@ -105,7 +105,7 @@ def test_numbers_that_json_lacks_become_null(rebasin, planted):
 def test_help_imports_no_framework(tmp_path):
     code = """
 import sys
-from rebasin_core.commands import app
+from rebasin_core.commands.app import app
 try:
     app(["align", "--help"])
 except SystemExit:

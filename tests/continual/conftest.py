@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rebasin_core as rb
-from rebasin_core.optimizers import SGD, Adam
+from rebasin_core.backends.optimizers import SGD, Adam
 
 
 def forward(params, x):

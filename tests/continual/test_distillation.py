@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from rebasin_core.backends.optimizers import SGD
 from rebasin_core.continual.cost import mean_loss
 from rebasin_core.continual.distillation import outputs_of, squared_distance
 from rebasin_core.continual.memory import TaskMemory
 from rebasin_core.continual.replay import Part, Replay
 from rebasin_core.errors import SettingError, ShapeError
-from rebasin_core.optimizers import SGD
 
 
 def memory(rng, head, n=4):

@@ -6,8 +6,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import rebasin_core as rb
+from rebasin_core.backends.optimizers import SGD, Adam
 from rebasin_core.errors import DataError, NonFiniteError, RebasinError, SettingError, SpecError
-from rebasin_core.optimizers import SGD, Adam
 
 
 def test_the_second_task_is_learned_and_the_first_is_kept_better_than_by_finetuning(small):

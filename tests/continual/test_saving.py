@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from rebasin_core import RebasinIncremental
+from rebasin_core.backends.optimizers import SGD
 from rebasin_core.errors import DataError, SettingError, ShapeError, SpecError
-from rebasin_core.optimizers import SGD
 
 
 def loaded(small, path, **changes):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rebasin_core.graph import PermutationGraph
 from rebasin_core.inference import Primitives, Tensor, build_graph
-from rebasin_core.plan import Plan
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["Machine", "Node", "relative_error"]
 

@@ -7,7 +7,7 @@ and repeated tensors. Sizes are small and shared, so that accidental matches of 
 import numpy as np
 import pytest
 
-from rebasin_core.plan import Plan
+from rebasin_core.symmetry.plan import Plan
 
 from .programs import Machine, Node
 

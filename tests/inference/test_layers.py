@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from rebasin_core.axes import AxesSpec
 from rebasin_core.errors import SpecError
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.layers import Activation, Attention, Concat, Conv, Dense, Embedding, Flatten, Norm, Residual
-from rebasin_core.plan import Plan
+from rebasin_core.inference.layers import Activation, Attention, Concat, Conv, Dense, Embedding, Flatten, Norm, Residual
+from rebasin_core.symmetry.axes import AxesSpec
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 from .programs import relative_error
 

@@ -7,9 +7,9 @@ count; and permuting one axis alone changes the outputs (the negative control: t
 import numpy as np
 import pytest
 
-from rebasin_core.actions import act
 from rebasin_core.backends import get_backend
-from rebasin_core.plan import Plan
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.plan import Plan
 
 from .programs import Machine, relative_error
 

@@ -5,7 +5,7 @@ import pytest
 
 import rebasin_core as rb
 from rebasin_core.errors import SettingError
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 from rebasin_core.objectives import Custom, as_objective
 
 PARAMS = {"w": np.ones((2, 3))}

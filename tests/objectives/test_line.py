@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 import rebasin_core as rb
 from rebasin_core.errors import DataError, SettingError, SpecError
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 
 Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 
 OBJECTIVES = [rb.objectives.L2(), rb.objectives.Cosine()]
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import rebasin_core as rb
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 from rebasin_core.objectives import as_objective
-from rebasin_core.problem import Problem
+from rebasin_core.solvers.problem import Problem
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from numpy.testing import assert_allclose
 
 import rebasin_core as rb
 from rebasin_core.errors import SettingError
-from rebasin_core.models import open_model
-from rebasin_core.problem import Problem
+from rebasin_core.models.model import open_model
 from rebasin_core.solvers import frank_wolfe as module
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import Relaxation
 
 QUICK = {"max_steps": 6, "num_starts": 2, "max_swaps": 50}

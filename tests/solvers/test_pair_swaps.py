@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.actions import occurrence_pairs
 from rebasin_core.backends import get_backend
 from rebasin_core.solvers.pair_swaps import helpful_swaps
+from rebasin_core.symmetry.action import occurrence_pairs
 
 NOTATIONS = {
     "twice": ("d d", (5, 5)),

@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.problem import Problem
 from rebasin_core.solvers.polish import affordable_swaps, pairs, polish, promising_pairs, swapped
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import relax
 from rebasin_core.solvers.search import Search
 from rebasin_core.solvers.weight_matching import descend

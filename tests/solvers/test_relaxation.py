@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 
 import rebasin_core as rb
 from rebasin_core.errors import NonFiniteError, SettingError
-from rebasin_core.models import open_model
-from rebasin_core.problem import Problem
+from rebasin_core.models.model import open_model
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import relax
 
 

@@ -5,9 +5,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.actions import act, occurrence_pairs
 from rebasin_core.backends import get_backend
 from rebasin_core.solvers.scores import FEW, Scores
+from rebasin_core.symmetry.action import act, occurrence_pairs
 
 AXES = {
     "first": "h .",

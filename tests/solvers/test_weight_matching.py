@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import rebasin_core as rb
-from rebasin_core.assignment import linear_assignment
 from rebasin_core.backends import get_backend
 from rebasin_core.errors import SettingError
-from rebasin_core.problem import Problem
 from rebasin_core.solvers import weight_matching as module
+from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.weight_matching import descend
+from rebasin_core.symmetry.assignment import linear_assignment
 
 from_axes = rb.PermutationGraph.from_axes
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import rebasin_core as rb
-from rebasin_core.batch_norms import BatchNorms
 from rebasin_core.errors import LawError, UnsupportedModelError
-from rebasin_core.models import MappingAdapter
+from rebasin_core.models.batch_norms import BatchNorms
+from rebasin_core.models.mapping import MappingAdapter
 from rebasin_core.testing import check_adapter
 
 X = np.random.default_rng(1).normal(size=(7, 3))

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rebasin_core as rb
-from rebasin_core.axes import Group
 from rebasin_core.errors import EquivalenceError, PlanError, SettingError, SpecError
+from rebasin_core.symmetry.axes import Group
 from rebasin_core.testing import check_equivalent, layer_graphs, plans
 from rebasin_core.testing.shrinking import minimal, perform, swaps
-from rebasin_core.verify import with_axis
+from rebasin_core.verification import with_axis
 
 DEEP = (3, 6, 6, 6, 6, 2)
 

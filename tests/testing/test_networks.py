@@ -8,7 +8,7 @@ from hypothesis import find as find_least
 from numpy.testing import assert_allclose
 
 from rebasin_core.errors import SpecError
-from rebasin_core.layers import Concat, Conv, Dense, Flatten, Norm, Residual
+from rebasin_core.inference.layers import Concat, Conv, Dense, Flatten, Norm, Residual
 from rebasin_core.testing import LayerGraph, check_equivalent, layer_graphs
 
 

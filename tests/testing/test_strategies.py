@@ -9,8 +9,8 @@ from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
 
 import rebasin_core as rb
-from rebasin_core.axes import AxesSpec, Group, size
 from rebasin_core.errors import SettingError
+from rebasin_core.symmetry.axes import AxesSpec, Group, size
 from rebasin_core.testing import axes_specs, logits, mlp_params, permutations, plans
 from rebasin_core.testing.notation import axes_graphs
 

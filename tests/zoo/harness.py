@@ -12,11 +12,11 @@ import torch
 from rebasin_torch.tracing import trace
 from torch.utils import _pytree as pytree
 
-from rebasin_core.actions import act
-from rebasin_core.axes import AxesSpec, Fixed
 from rebasin_core.backends import get_backend
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.plan import Plan
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.axes import AxesSpec, Fixed
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["Report", "check_family", "max_relative_error", "negative_control", "outputs_of", "permuted", "randomise"]
 

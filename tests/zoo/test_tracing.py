@@ -11,8 +11,8 @@ from rebasin_torch.tracing import register_rule, trace  # noqa: E402
 from rebasin_torch.tracing.registry import RULES  # noqa: E402
 from torch import nn  # noqa: E402
 
-from rebasin_core.axes import AxesSpec  # noqa: E402
 from rebasin_core.errors import SpecError, UnsupportedModelError  # noqa: E402
+from rebasin_core.symmetry.axes import AxesSpec  # noqa: E402
 
 from .harness import check_family, negative_control, randomise  # noqa: E402
 from .test_small_models import Attention, Recurrent, UNet, images, resnet20, sequences  # noqa: E402

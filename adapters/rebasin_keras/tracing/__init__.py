@@ -13,8 +13,8 @@ from rebasin_keras.tracing import (
     rules_shapes,
 )
 from rebasin_keras.tracing.call import Call
+from rebasin_keras.tracing.model import trace
 from rebasin_keras.tracing.registry import register_rule
-from rebasin_keras.tracing.trace import trace
 from rebasin_keras.tracing.variables import variable_names
 
 __all__ = [

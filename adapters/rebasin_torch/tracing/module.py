@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.export.graph_signature import InputKind
 
-from rebasin_core.graph import PermutationGraph
 from rebasin_core.inference import Primitives, Tensor, build_graph, in_order
+from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_torch.tracing.export import export_program, split_inputs
 from rebasin_torch.tracing.interpreter import Interpreter, is_known
 from rebasin_torch.tracing.registry import Value

@@ -14,7 +14,7 @@ from rebasin_bench.peers import AUTHORS, OTT, POT, SNIMU, Peers
 from rebasin_bench.report import draw, table, write
 from rebasin_bench.rows import TAUS, Row, Settings, Task
 from rebasin_core.errors import SettingError
-from rebasin_core.progress import progress_bar
+from rebasin_core.support.progress import progress_bar
 
 __all__ = ["FRAMEWORKS", "GROUPS", "run_bench"]
 

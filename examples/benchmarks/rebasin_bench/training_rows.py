@@ -15,7 +15,7 @@ from rebasin_bench.measure import Contestant, interleaved, time_limit
 from rebasin_bench.networks import NETWORKS, pair
 from rebasin_bench.peers import AUTHORS, PeerAbsentError, Peers
 from rebasin_bench.rows import Row, Settings, Task, why
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 
 __all__ = ["authors_step", "our_step", "tasks"]
 

@@ -17,7 +17,7 @@ else:
     from avalanche.training.plugins import EvaluationPlugin
     from rebasin_avalanche import RebasinStrategy
 
-    from rebasin_core.optimizers import Adam
+    from rebasin_core.backends.optimizers import Adam
 
     class TwoTasks(MultiTaskModule):
         """A shared body, and a head for every task label that comes."""

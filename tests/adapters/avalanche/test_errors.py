@@ -6,8 +6,8 @@ from avalanche.benchmarks import split_online_stream
 from avalanche.models import IncrementalClassifier
 from avalanche.training.plugins import EarlyStoppingPlugin, EWCPlugin, LRSchedulerPlugin, LwFPlugin, ReplayPlugin
 
+from rebasin_core.backends.optimizers import Adam
 from rebasin_core.errors import DataError, NonFiniteError, SettingError, SpecError, UnsupportedModelError
-from rebasin_core.optimizers import Adam
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from avalanche.training.plugins import ReplayPlugin
 from rebasin_avalanche import RebasinStrategy
 
 import rebasin_core as rb
-from rebasin_core.optimizers import Adam
+from rebasin_core.backends.optimizers import Adam
 
 CLASSES = ([0, 1], 0.0), ([2, 3], 0.0)
 DOMAINS = ([0, 1], 0.0), ([0, 1], math.pi)

@@ -12,7 +12,7 @@ from rebasin_keras.variables import named_variables
 
 import rebasin_core as rb
 from rebasin_core.errors import DataError, NonFiniteError, ShapeError, SpecError, UnsupportedModelError
-from rebasin_core.models import find_adapter
+from rebasin_core.models.model import find_adapter
 from rebasin_core.testing import check_adapter
 
 ADAPTER = KerasAdapter()

@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.optimizers import Adam
 from rebasin_core.errors import SettingError
-from rebasin_core.optimizers import Adam
 from rebasin_core.testing import check_backend
 
 

@@ -9,7 +9,7 @@ from rebasin_keras.adapter import KerasAdapter
 import rebasin_core as rb
 from rebasin_core.backends import get_backend
 from rebasin_core.errors import DataError, NonFiniteError
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 
 ADAPTER = KerasAdapter()
 Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint

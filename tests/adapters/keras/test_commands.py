@@ -15,7 +15,7 @@ pytest.importorskip("rich")
 
 from typer.testing import CliRunner
 
-from rebasin_core.commands import app
+from rebasin_core.commands.app import app
 
 
 def rebasin(*arguments):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import rebasin_core as rb
+from rebasin_core.backends.optimizers import SGD, Adam
 from rebasin_core.errors import SettingError
-from rebasin_core.optimizers import SGD, Adam
 
 
 def blobs(angle, n=60, seed=0):

@@ -57,7 +57,7 @@ def test_the_hard_plan_is_the_function_of_the_model(task, graph):
 
 def test_training_mode_is_the_soft_plan(task, graph):
     net = RebasinModel(task.b, graph, tau=0.5, num_iters=30)
-    from rebasin_core.models import open_model
+    from rebasin_core.models.model import open_model
 
     opened = open_model(task.b)
     soft = net.soft_plan()

@@ -16,7 +16,7 @@ from rebasin_core.errors import (
     SpecError,
     UnsupportedModelError,
 )
-from rebasin_core.models import find_adapter
+from rebasin_core.models.model import find_adapter
 from rebasin_core.testing import check_adapter
 
 pytest.importorskip("sklearn")

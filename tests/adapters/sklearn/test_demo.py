@@ -14,7 +14,7 @@ from rebasin_sklearn import demo
 from typer.testing import CliRunner
 
 from rebasin_core import Plan, align, objectives, solvers
-from rebasin_core.commands import app
+from rebasin_core.commands.app import app
 
 ROWS = ["naive", "weight matching", "Sinkhorn, L2", "Sinkhorn, random point"]
 ARGUMENTS = ["demo", "--quick", "--hidden", "16"]

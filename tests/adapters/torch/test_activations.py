@@ -7,7 +7,7 @@ from torch import nn
 
 import rebasin_core as rb
 from rebasin_core.errors import SettingError, UnsupportedModelError
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 
 
 @pytest.fixture

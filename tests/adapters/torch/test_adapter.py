@@ -11,7 +11,7 @@ from torch import nn
 
 import rebasin_core as rb
 from rebasin_core.errors import DataError, NonFiniteError, SettingError, ShapeError, SpecError, UnsupportedModelError
-from rebasin_core.models import find_adapter
+from rebasin_core.models.model import find_adapter
 from rebasin_core.testing import check_adapter
 
 
@@ -166,9 +166,10 @@ def test_recurrent_layers_really_run_with_the_weights_that_are_handed_in():
     model, x = Recurrent(), torch.randn(2, 4, 3)
     params = adapter().params(model)
     forward = adapter().forward(model)
-    assert torch.equal(forward(params, x), model(x))
+    # Not to the last bit: with gradients and without, torch chooses kernels that round differently.
+    torch.testing.assert_close(forward(params, x), model(x))
     other = Recurrent()
-    assert torch.equal(forward(adapter().params(other), x), other(x))
+    torch.testing.assert_close(forward(adapter().params(other), x), other(x))
     rb.verify(model, rb.permutation_graph(model, x), x)
 
 

@@ -6,8 +6,8 @@ import torch
 from numpy.testing import assert_array_equal
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.optimizers import Adam
 from rebasin_core.errors import SettingError, UnsupportedArrayError
-from rebasin_core.optimizers import Adam
 from rebasin_core.testing import check_backend
 
 B = get_backend(torch.zeros(1))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import rebasin_core as rb
 from rebasin_core.errors import DataError, NonFiniteError, SpecError
-from rebasin_core.models import find_adapter, open_model
+from rebasin_core.models.model import find_adapter, open_model
 
 Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint
 

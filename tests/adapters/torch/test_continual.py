@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import rebasin_core as rb
+from rebasin_core.backends.optimizers import SGD, Adam
 from rebasin_core.errors import DataError, NonFiniteError, SettingError, SpecError
-from rebasin_core.optimizers import SGD, Adam
 
 F = nn.functional
 

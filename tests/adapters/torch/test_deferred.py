@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import rebasin_core as rb
-from rebasin_core.models import open_model
+from rebasin_core.models.model import open_model
 
 KINDS = {1: (nn.Conv1d, functional.conv1d), 2: (nn.Conv2d, functional.conv2d), 3: (nn.Conv3d, functional.conv3d)}
 

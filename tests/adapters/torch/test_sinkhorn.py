@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from rebasin_core.errors import NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
-from rebasin_core.sinkhorn import marginal_error, sinkhorn
+from rebasin_core.sinkhorn_operator import marginal_error, sinkhorn
 
 STOPS = [{"num_iters": 7}, {"tol": 1e-12}]
 

@@ -41,7 +41,7 @@ def test_the_table_and_the_command_line_agree(run, data, tmp_path):
 
     testing = pytest.importorskip("typer.testing")
     pytest.importorskip("rich")
-    from rebasin_core.commands import app
+    from rebasin_core.commands.app import app
 
     (command,) = (line for line in out.splitlines() if line.startswith("rebasin merge"))
     done = testing.CliRunner().invoke(app, shlex.split(command)[1:])

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from rebasin_keras.tracing import trace, variable_names
 
-from rebasin_core.graph import PermutationGraph
-from rebasin_core.plan import Plan
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
 
 __all__ = [
     "Report",

@@ -1,0 +1,1 @@
+"""A model as the core sees it: adapters, their abilities, data. Rooms from `line` upward may import it."""

@@ -1,0 +1,1 @@
+"""What may move, and moving it: axes, graphs, plans, assignment. Rooms from `inference` upward may import it."""

@@ -1,0 +1,233 @@
+"""Verification: the permuted network must be the same function."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import resolution
+from rebasin_core.backends.protocol import Array
+from rebasin_core.errors import EquivalenceError, SettingError, ShapeError
+from rebasin_core.models.adapter import Forward
+from rebasin_core.models.model import Model, open_model
+from rebasin_core.support.settings import at_least
+from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group
+from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.plan import Plan
+
+__all__ = ["Verification", "check_equivalent_params", "verify"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found.
+
+    Attributes
+    ----------
+    error : float
+        Largest relative difference of the outputs over all trials: ``|f - f'| / |f|``, Frobenius norms, dimensionless.
+    tolerance : float
+        What was allowed.
+    trials : int
+        How many plans were tried.
+    """
+
+    error: float
+    tolerance: float
+    trials: int
+
+    def __str__(self) -> str:
+        allowed = f"relative error {self.error:.1e}, allowed {self.tolerance:.1e}"
+        return f"the same function under {self.trials} plans: {allowed}"
+
+
+def verify(
+    model: Any,
+    graph: PermutationGraph,
+    *example_inputs: Any,
+    trials: int = 3,
+    seed: int = 0,
+    forward: Forward | None = None,
+) -> Verification:
+    """Check that random plans leave the outputs of a network as they were.
+
+    The first trial uses the weights as they are; the others first make tensors that are constant (zero biases, unit
+    norm weights) uneven, since a wrong axis would not show in them. The user's model is not touched.
+
+    Parameters
+    ----------
+    model : any model an adapter carries, or a mapping of arrays
+        The network.
+    graph : PermutationGraph
+        The graph to check.
+    *example_inputs : array
+        Inputs of the model; may be left out where the model tells their shape.
+    trials : int, default 3
+        How many random plans over all groups.
+    seed : int, default 0
+        Of the plans and the unevenness.
+    forward : callable, optional
+        ``forward(params, inputs) -> outputs``, for a mapping of arrays.
+
+    Returns
+    -------
+    Verification
+        The error found and the tolerance, the square root of the dtype's resolution.
+
+    Raises
+    ------
+    EquivalenceError
+        The outputs change. The message names the groups to blame and, where the search can tell, the parameter.
+
+    Examples
+    --------
+    >>> import rebasin_core as rb
+    >>> rng = np.random.default_rng(0)
+    >>> params = {"w1": rng.normal(size=(8, 3)), "w2": rng.normal(size=(2, 8))}
+    >>> graph = rb.PermutationGraph.from_axes({"w1": "h .", "w2": ". h"}, params)
+    >>> def forward(p, x):
+    ...     return np.maximum(x @ p["w1"].T, 0) @ p["w2"].T
+    >>> rb.verify(params, graph, rng.normal(size=(5, 3)), forward=forward).trials
+    3
+    """
+    at_least(1, trials=trials)
+    at_least(0, seed=seed)
+    opened = open_model(model, forward)
+    graph.check_params(opened.params, "the model")
+    inputs = gather_inputs(opened, example_inputs)
+    rng = np.random.default_rng(seed)
+    worst = 0.0
+    run = opened.forward
+    with opened.keep_random_state(seed):
+        for trial in range(trials):
+            params = opened.params if trial == 0 else uneven(opened.params, rng)
+            plan = Plan.random(graph, rng)
+            error, tolerance = check_equivalent_params(run, params, plan.apply(params, graph), inputs)
+            if not error <= tolerance:
+                raise _blame(run, graph, params, plan, inputs, error, tolerance)
+            worst = max(worst, error)
+    return Verification(worst, tolerance, trials)
+
+
+def gather_inputs(model: Model, example_inputs: tuple[Any, ...]) -> Any:
+    """Inputs for one forward pass: the user's, or what the adapter makes up."""
+    inputs = example_inputs or model.adapter.example_inputs(model.source)
+    if not inputs:
+        raise SettingError(
+            "to compare two networks their outputs are needed, and this model does not tell the shape of its inputs; "
+            "pass example inputs behind the graph"
+        )
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+
+def check_equivalent_params(
+    forward: Forward, params: Mapping[str, Array], rebased: Mapping[str, Array], inputs: Any
+) -> tuple[float, float]:
+    """Relative error between the outputs of two parameter sets, and the tolerance of their dtype."""
+    return compare_outputs(forward(dict(params), inputs), forward(dict(rebased), inputs), params)
+
+
+def compare_outputs(before: Any, after: Any, params: Mapping[str, Array]) -> tuple[float, float]:
+    """Relative error between two nested outputs, and the tolerance of the coarsest dtype, of parameters included."""
+    xs, dtypes = _on_host(before)
+    ys, _ = _on_host(after)
+    if not xs or len(xs) != len(ys):
+        raise ShapeError(f"the forward function returned {len(xs)} arrays before and {len(ys)} after permuting")
+    # Weights may be coarser than the outputs, which some networks compute in float32 whatever their weights.
+    backend = get_backend(*params.values())
+    coarsest = max(resolution(name) for name in {*dtypes, *(backend.dtype(x) for x in params.values())})
+    errors = []
+    for x, y in zip(xs, ys, strict=True):
+        scale = float(np.linalg.norm(x.astype(np.float64)))
+        difference = float(np.linalg.norm(x.astype(np.float64) - y.astype(np.float64)))
+        errors.append(difference / scale if scale else difference)
+    return (float("nan") if np.isnan(errors).any() else max(errors)), float(np.sqrt(coarsest))
+
+
+def _on_host(outputs: Any) -> tuple[list[np.ndarray[Any, Any]], set[str]]:
+    """Every array of nested outputs as NumPy's, narrow floats that NumPy lacks as float32, and their own dtypes."""
+    arrays = [(x, get_backend(x)) for x in leaves(outputs)]
+    return [backend.to_numpy(x) for x, backend in arrays], {backend.dtype(x) for x, backend in arrays}
+
+
+def leaves(outputs: Any) -> Iterator[Array]:
+    """Every array of nested outputs."""
+    if isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from leaves(value)
+    elif isinstance(outputs, (tuple, list)):
+        for value in outputs:
+            yield from leaves(value)
+    elif hasattr(outputs, "shape"):
+        yield outputs
+
+
+def uneven(params: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+    """Multiply constant tensors by random numbers near one, zeros replaced by small ones; signs and positivity stay."""
+    uneven = {}
+    for name, x in params.items():
+        backend = get_backend(x)
+        values = backend.to_numpy(x)
+        if values.size > 1 and values.dtype.kind == "f" and np.ptp(values) == 0:
+            base = np.where(values == 0, 0.1, values)
+            x = backend.asarray((base * rng.uniform(0.5, 1.5, values.shape)).astype(values.dtype), like=x)
+        uneven[name] = x
+    return uneven
+
+
+def _blame(
+    forward: Forward,
+    graph: PermutationGraph,
+    params: Mapping[str, Array],
+    plan: Plan,
+    inputs: Any,
+    error: float,
+    tolerance: float,
+) -> EquivalenceError:
+    """Find what is wrong with the graph: first the groups that break alone, then one axis too many or too few."""
+
+    def breaks(trial: PermutationGraph, group: str) -> bool:
+        only = Plan.identity(trial).replace(group, plan[group])
+        found, allowed = check_equivalent_params(forward, params, only.apply(params, trial), inputs)
+        return not found <= allowed
+
+    head = f"the permuted network is another function: relative error {error:.1e}, allowed {tolerance:.1e}."
+    guilty = tuple(group for group in graph.groups if breaks(graph, group))
+    if not guilty:
+        return EquivalenceError(
+            f"{head} No group breaks it alone; look for groups that must be permuted together", tuple(graph.groups)
+        )
+    group = guilty[0]
+    for trial, name, i, verdict in repairs(graph, group):
+        if not breaks(trial, group):
+            return EquivalenceError(
+                f"{head} Group {group!r} breaks it: axis {i} of parameter {name!r} {verdict}", guilty, name, i
+            )
+    places = ", ".join(f"axis {i} of {name!r}" for name, i in graph.occurrences(group))
+    return EquivalenceError(
+        f"{head} Group {group!r} breaks it alone. It reorders {places}; check whether one of them does not belong, or "
+        f'whether one is missing. Keep the group as it is with pin=["{group}"]',
+        guilty,
+    )
+
+
+def repairs(graph: PermutationGraph, group: str) -> Iterable[tuple[PermutationGraph, str, int, str]]:
+    """Graphs that differ in one axis: one occurrence of the group dropped, or one more axis of its size added."""
+    if group in graph.parents:
+        return
+    for name, i in graph.occurrences(group):
+        if isinstance(graph.axes[name].axes[i], Group) and len(graph.occurrences(group)) > 1:
+            yield with_axis(graph, name, i, Fixed(graph.groups[group])), name, i, f"must not move with {group!r}"
+    for name, spec in graph.axes.items():
+        for i, axis in enumerate(spec.axes):
+            if not AxesSpec.of(axis).groups and graph.shapes[name][i] == graph.groups[group]:
+                yield with_axis(graph, name, i, Group(group)), name, i, f"must move with {group!r}; write it there"
+
+
+def with_axis(graph: PermutationGraph, name: str, i: int, axis: Axis) -> PermutationGraph:
+    """Return the graph with another notation for one axis; nothing is checked."""
+    axes = list(graph.axes[name].axes)
+    axes[i] = axis
+    return replace(graph, axes={**graph.axes, name: AxesSpec.of(*axes)})
