@@ -1,4 +1,4 @@
-"""The built site: every public name and method has an anchor, every room a page, every link of the tour leads somewhere."""
+"""The built site: anchors for all public names and methods, a page for every room, links that lead somewhere."""
 
 import importlib
 import inspect
