@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
 from rebasin_core.line.mean import lerp
 from rebasin_core.support.settings import at_least
@@ -203,7 +204,7 @@ class RebasinModel(keras.Model):
         t = keras.random.uniform((), dtype=self.variable_dtype, seed=self._seeds)
         # Arrays of another dtype than the place's do not mix with it in every framework.
         return {
-            name: lerp({name: a}, params, keras.ops.cast(t, a.dtype) if "float" in str(a.dtype) else t)[name]
+            name: lerp({name: a}, params, keras.ops.cast(t, a.dtype) if is_floating(str(a.dtype)) else t)[name]
             for name, a in anchor.items()
         }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.checkpoints.axes_file import read_axes
 from rebasin_core.checkpoints.example_inputs import drawn_inputs
 from rebasin_core.checkpoints.files import Checkpoint
@@ -219,7 +220,7 @@ def _still(params: Mapping[str, Any]) -> dict[str, AxesSpec]:
 def _check_fits(file: Checkpoint, model: Model, names: Mapping[str, str], origin: str) -> None:
     faults = []
     wanted = {names[name]: tuple(x.shape) for name, x in model.params.items()}
-    floating = {names[name]: "float" in model.backend.dtype(x) for name, x in model.params.items()}
+    floating = {names[name]: is_floating(model.backend.dtype(x)) for name, x in model.params.items()}
     missing = [name for name in wanted if name not in file.tensors]
     unexpected = [name for name in file.tensors if name not in wanted]
     if missing:
@@ -229,7 +230,7 @@ def _check_fits(file: Checkpoint, model: Model, names: Mapping[str, str], origin
     for name, info in file.tensors.items():
         if wanted.get(name, info.shape) != info.shape:
             faults.append(f"{name!r} has shape {info.shape} in the file and {wanted[name]} in the model")
-        elif floating.get(name, False) and "float" not in info.dtype:
+        elif floating.get(name, False) and not is_floating(info.dtype):
             faults.append(f"{name!r} holds {info.dtype} in the file and floating numbers in the model")
     if faults:
         more = [f"and {len(faults) - MOST_SHOWN} more"] if len(faults) > MOST_SHOWN else []

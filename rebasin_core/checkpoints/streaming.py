@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import all_finite
+from rebasin_core.backends.dtypes import all_finite, is_floating
 from rebasin_core.backends.protocol import Backend
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import check_graph, moved, read_wide
@@ -19,15 +19,13 @@ from rebasin_core.objectives.weights import L2
 from rebasin_core.solvers.lazy import LazyParams
 from rebasin_core.solvers.problem import Problem, check_floating
 from rebasin_core.solvers.weight_matching import WeightMatching
+from rebasin_core.support.chunks import CHUNK
 from rebasin_core.support.progress import check_flag
 from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["FileMatch", "match_files", "write_permuted"]
-
-# Numbers that are added up at once.
-CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def match_files(
     check_graph(b, graph)
     for file in (a, b):
         _check_values(file)
-    counted = [name for name in graph.learned if "float" in a.tensors[name].dtype]
+    counted = [name for name in graph.learned if is_floating(a.tensors[name].dtype)]
     params_a, params_b = (cast(Params, LazyParams(partial(read_wide, file), graph, names=counted)) for file in (a, b))
     problem = _FileProblem(graph, params_a, params_b, L2().on(graph), seed)
     for name in problem.learned:
@@ -176,7 +174,7 @@ def _squared_distance(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float
 
 def _check_values(file: Checkpoint) -> None:
     for name, info in file.tensors.items():
-        if "float" in info.dtype:
+        if is_floating(info.dtype):
             x = file.read(name)
             if not all_finite(get_backend(x), x):
                 raise not_finite(name, str(file.path))

@@ -6,20 +6,18 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import widened
+from rebasin_core.backends.dtypes import is_floating, widened
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.errors import SettingError, SpecError
 from rebasin_core.models.model import check_same_shapes
 from rebasin_core.solvers.lazy import reorder
+from rebasin_core.support.chunks import CHUNK
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan, check_fits
 
 __all__ = ["averaged", "check_graph", "moved", "read_wide"]
 
 Tensor = Callable[[str], np.ndarray[Any, Any]]
-
-# Numbers that are added up at once.
-CHUNK = 2**16
 
 
 def moved(file: Checkpoint, plan: Plan, graph: PermutationGraph) -> Tensor:
@@ -87,7 +85,7 @@ def averaged(
     check_graph(files[0], graph)
 
     def tensor(name: str) -> np.ndarray[Any, Any]:
-        if "float" not in files[0].tensors[name].dtype:
+        if not is_floating(files[0].tensors[name].dtype):
             return reorder(files[0].read(name), name, plans[0], graph)
         total = reorder(read_wide(files[0], name), name, plans[0], graph)
         total *= weights[0]

@@ -10,7 +10,7 @@ __all__ = ["Course"]
 
 
 class Course:
-    """What a `callback` of `Backend.minimise` sees go by.
+    """What a `callback` of `rebasin_core.backends.descent.minimize` sees go by.
 
     Parameters
     ----------

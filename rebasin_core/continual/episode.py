@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.protocol import Array
 from rebasin_core.backends.scalars import as_number
 from rebasin_core.continual.cost import Params
@@ -158,7 +159,7 @@ def score(model: Model, params: Params, settings: Settings, data: Any, task: Hea
 def _task_data(model: Model, data: Any, settings: Settings) -> TaskData:
     """Data of which NumPy arrays come as the model's framework has them, floats in the dtype of its weights."""
     backend = model.backend
-    like = next(x for x in model.params.values() if "float" in backend.dtype(x))
+    like = next(x for x in model.params.values() if is_floating(backend.dtype(x)))
 
     def convert(x: Array) -> Array:
         if not isinstance(x, np.ndarray) or backend.name == "numpy":

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.optimizers import SGD, Adam, Optimizer
 from rebasin_core.backends.protocol import Array
 from rebasin_core.continual import saving
@@ -231,7 +232,7 @@ class RebasinIncremental:
         self._model = open_model(opened.rebuild(opened.params), opened.user_forward)
         self._params: Params = dict(self._model.params)
         backend = self._model.backend
-        learned = tuple(name for name in graph.learned if "float" in backend.dtype(self._params[name]))
+        learned = tuple(name for name in graph.learned if is_floating(backend.dtype(self._params[name])))
         if not learned:
             raise UnsupportedModelError("the model has no floating-point parameter that is learned; nothing to train")
         ties = find_ties(self._model, graph)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.alignment import verified
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import SettingError
 from rebasin_core.line.mean import as_weights
 from rebasin_core.line.reestimation import batches_to_measure, reestimated
@@ -84,7 +85,7 @@ class MultiAlignment:
         moved = [plan.apply(m.params, self.graph) for plan, m in zip(self.plans, self._opened, strict=True)]
         mean = {
             name: sum(w * params[name] for w, params in zip(self.weights, moved, strict=True))
-            if "float" in first.backend.dtype(x)
+            if is_floating(first.backend.dtype(x))
             else x  # counters are those of the first
             for name, x in first.params.items()
         }

@@ -10,6 +10,7 @@ the system has to clear fresh memory before it can be written.
 from typing import NamedTuple
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_narrow
 from rebasin_core.backends.protocol import Array, Backend, DtypeName
 from rebasin_core.errors import ShapeError
 
@@ -54,7 +55,7 @@ def limits_of(backend: Backend, x: Array) -> Limits:
 
 def compute_dtype(dtype: DtypeName) -> DtypeName:
     """The dtype in which logits of `dtype` are computed with: half precision is too coarse for marginals."""
-    return "float32" if dtype == "float32" or "16" in dtype or "float8" in dtype else "float64"
+    return "float32" if dtype == "float32" or is_narrow(dtype) else "float64"
 
 
 def apply(backend: Backend, A: Array, x: Array) -> Array:

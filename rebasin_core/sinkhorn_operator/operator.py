@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import ConvergenceWarning, NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
 from rebasin_core.sinkhorn_operator.accelerated import solve_to_tolerance
@@ -175,7 +176,7 @@ def _operator_of(
 def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...], float | None]:
     """Return their dtype, their shape, and the largest of their absolute values, where it can be read."""
     dtype, shape = backend.dtype(logits), backend.shape(logits)
-    if "float" not in dtype:
+    if not is_floating(dtype):
         raise UnsupportedArrayError(
             f"Expected logits of a real floating dtype, got {dtype}. Convert them first, for instance to float32."
         )

@@ -10,14 +10,12 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.support.chunks import CHUNK
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["LazyParams", "reorder", "reordered", "widened_params"]
-
-# Numbers that are moved at once.
-CHUNK = 2**16
 
 
 class LazyParams(Mapping[str, Array]):

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import DataError
 from rebasin_core.models.data import batch_size
 from rebasin_core.solvers.problem import Problem
@@ -78,7 +79,7 @@ def polish(search: Search, max_swaps: int | None, progress: bool) -> str:
 def affordable_swaps(problem: Problem) -> int:
     """How many plans may be judged for `WORK`: parameters times the places where the evaluation set uses each."""
     uses = sum(_uses(sample) for _, sample in problem.objective.evaluation())
-    most = MOST_SWAPS if problem.backend.vectorises else MOST_SWAPS_IN_A_LOOP
+    most = MOST_SWAPS if problem.backend.vectorizes else MOST_SWAPS_IN_A_LOOP
     return int(min(most, WORK // max(1, problem.size * uses)))
 
 
@@ -140,7 +141,7 @@ def _uses(sample: object) -> int:
     axes = tuple(getattr(inputs, "shape", ()))[1:]
     if len(axes) > 1:
         return int(count * np.prod(axes) // max(1, min(axes)))
-    indices = bool(axes) and "float" not in str(inputs.dtype)
+    indices = bool(axes) and not is_floating(str(inputs.dtype))
     return count * (int(axes[0]) if indices else 1)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.protocol import Array, Backend, DtypeName
 from rebasin_core.backends.scalars import as_number
 from rebasin_core.errors import NonFiniteError, UnsupportedArrayError
@@ -20,7 +21,7 @@ __all__ = ["Problem", "check_floating"]
 
 def check_floating(name: str, dtype: DtypeName) -> None:
     """Raise `UnsupportedArrayError` for a parameter that is to move and holds whole numbers."""
-    if "float" not in dtype:
+    if not is_floating(dtype):
         raise UnsupportedArrayError(
             f"parameter {name!r} is of dtype {dtype}; weights that move must be floating point. Convert them, or name "
             f"it among the buffers of the graph if it is not learned"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rebasin_core.backends.descent import minimize
 from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
@@ -194,9 +195,8 @@ class Sinkhorn:
             return bool(stopped)
 
         scale = _inverse_size(problem, value, logits)
-        backend.minimise(
-            lambda x, step: value(x, step) * scale, logits, Adam(self.learning_rate), self.max_steps, judge
-        )
+        optimizer = Adam(self.learning_rate)
+        minimize(backend, lambda x, step: value(x, step) * scale, logits, optimizer, self.max_steps, judge)
         return stopped[0] if stopped else None
 
     def _tau(self, step: int) -> float:
@@ -223,7 +223,7 @@ def _judging_interval(problem: Problem) -> int:
 
 
 def _affordable_starts(problem: Problem) -> int:
-    if not problem.backend.vectorises:
+    if not problem.backend.vectorizes:
         return 1
     logits = sum(perm.size * perm.shape[-1] for perm in Plan.identity(problem.graph).values())
     return int(min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, problem.size + logits))))

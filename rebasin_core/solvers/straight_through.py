@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rebasin_core.backends.descent import minimize
 from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params
@@ -120,7 +121,7 @@ class StraightThrough:
                 return bool(reason)
 
             optimizer = Adam(self.learning_rate)
-            problem.backend.minimise(value, projection.surrogate(), optimizer, self.max_steps, judge)
+            minimize(problem.backend, value, projection.surrogate(), optimizer, self.max_steps, judge)
         return search.solution(bool(reason), reason or f"reached max_steps={self.max_steps}")
 
 

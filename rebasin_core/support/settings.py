@@ -41,8 +41,8 @@ def positive(**settings: Any) -> None:
             raise SettingError(f"expected {name} as a positive number, got {value!r}")
 
 
-def not_negative(**settings: Any) -> None:
-    """Raise `SettingError` unless every setting is a finite number of at least 0.
+def not_negative(below: float = math.inf, **settings: Any) -> None:
+    """Raise `SettingError` unless every setting is a finite number of at least 0, and below `below`.
 
     Examples
     --------
@@ -52,8 +52,9 @@ def not_negative(**settings: Any) -> None:
     rebasin_core.errors.SettingError: expected tol as a number of at least 0, got -1.0
     """
     for name, value in settings.items():
-        if not (_is_number(value) and value >= 0):
-            raise SettingError(f"expected {name} as a number of at least 0, got {value!r}")
+        if not (_is_number(value) and 0 <= value < below):
+            limit = "" if below == math.inf else f" and below {below}"
+            raise SettingError(f"expected {name} as a number of at least 0{limit}, got {value!r}")
 
 
 def _is_number(value: Any) -> bool:

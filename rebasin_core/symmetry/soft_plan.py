@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.protocol import Array
+from rebasin_core.backends.dtypes import is_floating
+from rebasin_core.backends.protocol import Array, HasDeferredMix
 from rebasin_core.errors import PlanError, ShapeError
 from rebasin_core.sinkhorn_operator import sinkhorn
 from rebasin_core.symmetry.action import act, as_matrix
@@ -186,15 +187,16 @@ class SoftPlan(Mapping[str, Array]):
             spec = graph.axes[name]
             if spec.groups:
                 backend = get_backend(x, *(self[g] for g in spec.groups))
-                if "float" not in backend.dtype(x):  # whole numbers per channel mix to fractions
+                if not is_floating(backend.dtype(x)):  # whole numbers per channel mix to fractions
                     x = backend.astype(x, backend.dtype(self[spec.groups[0]]))
                 actions = {g: backend.astype(self[g], backend.dtype(x)) for g in spec.groups}
                 mix = partial(act, backend, x, spec, graph.groups, actions)
-                layer, defer = as_matrix(spec), getattr(backend, "deferred_mix", None) if deferred else None
-                if layer is None or defer is None:
-                    x = mix()
+                layer = as_matrix(spec) if deferred else None
+                if layer is not None and isinstance(backend, HasDeferredMix):
+                    rows, columns = (None if g is None else actions[g] for g in layer)
+                    x = backend.deferred_mix(x, rows, columns, mix)
                 else:
-                    x = defer(x, *(None if g is None else actions[g] for g in layer), mix)
+                    x = mix()
             moved[name] = x
         return moved
 
