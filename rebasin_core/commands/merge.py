@@ -19,7 +19,7 @@ from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_checkpoint_out, opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
-from rebasin_core.line.mean import as_place, as_weights
+from rebasin_core.line.mean import as_place, as_shares
 from rebasin_core.line.reestimation import reestimated
 from rebasin_core.line.repairing import repaired
 from rebasin_core.models.model import Model, open_model
@@ -141,11 +141,11 @@ def _shares(count: int, t: float | None, weights: str | None) -> tuple[float, ..
         raise typer.BadParameter("it is a place between two files, and excludes --weights", param_hint="-t")
     if weights is None:
         if count > 2:
-            return as_weights(None, count)
+            return as_shares(None, count)
         place = as_place(0.5 if t is None else t)
         return 1.0 - place, place
     try:
-        return as_weights([float(part) for part in weights.split(",")], count)
+        return as_shares([float(part) for part in weights.split(",")], count)
     except ValueError:  # a part that is no number, or the library's own error
         raise typer.BadParameter(
             f"expected {count} positive numbers separated by commas, one per file; got {weights!r}",

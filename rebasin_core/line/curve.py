@@ -9,7 +9,7 @@ import numpy as np
 
 from rebasin_core.backends.scalars import as_number
 from rebasin_core.errors import NonFiniteError, SettingError
-from rebasin_core.line.mean import as_place, lerp
+from rebasin_core.line.mean import as_place, mean
 from rebasin_core.line.reestimation import batches_to_measure, reestimated, running_statistics
 from rebasin_core.models.adapter import Forward
 from rebasin_core.models.data import as_batches
@@ -47,7 +47,7 @@ def interpolate(
     place = as_place(t)
     batches = batches_to_measure(reestimate, batch_size)
     a, b = open_pair(model_a, model_b)
-    return a.rebuild(reestimated(a, lerp(a.params, b.params, place), batches))
+    return a.rebuild(reestimated(a, mean((a.params, b.params), (1.0 - place, place)), batches))
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def connectivity(
     losses |= {name: a.adapter.metric(a.source, metric) for name, metric in names.items()}
     run = a.forward
     batches = as_batches(data, batch_size)
-    points = [partial(lerp, a.params, b.params, float(place)) for place in places]
+    points = [partial(mean, (a.params, b.params), (1.0 - float(t), float(t))) for t in places]
     statistics: list[dict[str, Any]] = [{} for _ in points]
     to_measure = batches_to_measure(reestimate, batch_size, same=batches)
     if to_measure is not None:

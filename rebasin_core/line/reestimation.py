@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rebasin_core.backends.dtypes import all_finite
+from rebasin_core.backends.dtypes import all_finite, widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import NonFiniteError, SettingError
+from rebasin_core.line.mean import between, is_averaged
 from rebasin_core.models.batch_norms import find_batch_norms
 from rebasin_core.models.data import Batches, as_batches
 from rebasin_core.models.model import Model, open_model
@@ -180,13 +181,11 @@ class _Average:
     def add(self, values: Mapping[str, Array]) -> None:
         for name, x in values.items():
             n = self._counts[name] = self._counts.get(name, 0) + 1
-            if n == 1:
-                self._values[name] = x
-            elif "int" in self._backend.dtype(x):
-                self._values[name] = self._values[name] + x
-            else:
-                # In this form, the error does not grow with the number of batches.
-                self._values[name] = self._values[name] + (x - self._values[name]) / n
+            x = widened(self._backend, x)
+            if n > 1:
+                so_far = self._values[name]
+                x = between(so_far, x, 1.0 / n) if is_averaged(self._backend.dtype(x)) else so_far + x
+            self._values[name] = x
 
     def like(self, params: Mapping[str, Array]) -> Params:
         """The averages, in the dtypes of the parameters of their names."""

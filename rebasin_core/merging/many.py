@@ -10,7 +10,7 @@ import numpy as np
 
 from rebasin_core.alignment import verified
 from rebasin_core.errors import SettingError
-from rebasin_core.line.mean import as_weights
+from rebasin_core.line.mean import as_shares
 from rebasin_core.line.reestimation import batches_to_measure, reestimated
 from rebasin_core.line.repairing import repaired
 from rebasin_core.merging.agreement import Agreement, Plans
@@ -185,7 +185,7 @@ def align_many(
         raise SettingError(f"expected at least two models, got {len(models)}")
     if method not in METHODS:
         raise SettingError(f"expected method as one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    shares = as_weights(weights, len(models))
+    shares = as_shares(None, weights, len(models))
     chosen, solve = as_objective(objective), as_solver(WeightMatching() if solver is None else solver)
     opened = [open_pair(models[0], model, forward) for model in models[1:]]
     networks = (opened[0][0], *(b for _, b in opened))

@@ -6,7 +6,7 @@ from typing import Any
 
 from rebasin_core.alignment import align
 from rebasin_core.errors import SettingError
-from rebasin_core.line.mean import as_place, as_weights
+from rebasin_core.line.mean import as_place, as_shares
 from rebasin_core.line.reestimation import batches_to_measure
 from rebasin_core.merging.many import METHODS, align_many
 from rebasin_core.models.batch_norms import find_batch_norms
@@ -91,7 +91,7 @@ def merge(
         raise SettingError(f"t is a place on the line between two models, and there are {len(models)}; pass weights=")
     if method is not None and method not in METHODS:
         raise SettingError(f"expected method as one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    shares, place = as_weights(weights, len(models)), 0.5 if t is None else as_place(t)
+    shares, place = as_shares(None, weights, len(models)), 0.5 if t is None else as_place(t)
     measured = batches_to_measure(reestimate, batch_size)
     repaired = batches_to_measure(repair, batch_size, name="repair")
     if not (measured is None and repaired is None):  # what cannot be done in the end is refused before the work
