@@ -12,7 +12,7 @@ from rebasin_core.errors import SettingError
 __all__ = ["as_place", "as_shares", "between", "is_averaged", "lerp", "mean", "steps"]
 
 
-def as_shares(t: Any, weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+def as_shares(t: Any, weights: Sequence[Any] | None, count: int) -> tuple[float, ...]:
     """Read what each of several networks counts, as shares that sum to 1.
 
     Parameters

@@ -11,8 +11,9 @@ from rebasin_core.models.batch_norms import find_batch_norms
 from rebasin_core.models.data import Batches, as_batches
 from rebasin_core.models.model import Model, open_model
 from rebasin_core.support.progress import progress_bar
+from rebasin_core.support.settings import at_least
 
-__all__ = ["batches_to_measure", "inputs_of", "reestimate", "reestimated", "running_statistics"]
+__all__ = ["batches_to_measure", "check_batch_size", "inputs_of", "reestimate", "reestimated", "running_statistics"]
 
 Params = dict[str, Array]
 
@@ -103,6 +104,8 @@ def batches_to_measure(
     SettingError, DataError
         True where it stands for nothing, or data that cannot be read.
     """
+    if batch_size is not None:
+        at_least(1, batch_size=batch_size)
     if data is None or data is False:
         return None
     if data is True and same is None:
@@ -111,6 +114,13 @@ def batches_to_measure(
             f"{name}=(inputs, targets) or {name}=loader"
         )
     return same if data is True else inputs_of(data, batch_size)
+
+
+def check_batch_size(batch_size: int | None, **data: Any) -> None:
+    """Raise `SettingError` where a batch size was passed, and none of the data that it would cut."""
+    if batch_size is not None and all(given is None or given is False for given in data.values()):
+        names = " and ".join(f"{name}=" for name in data)
+        raise SettingError(f"batch_size={batch_size!r} cuts the data of {names}, and there are none; leave it out")
 
 
 def inputs_of(data: Any, batch_size: int | None) -> Batches:
