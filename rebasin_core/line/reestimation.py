@@ -10,7 +10,7 @@ from rebasin_core.line.mean import between, is_averaged
 from rebasin_core.models.batch_norms import find_batch_norms
 from rebasin_core.models.data import Batches, as_batches
 from rebasin_core.models.model import Model, open_model
-from rebasin_core.support.progress import progress_bar
+from rebasin_core.support.progress import check_flag, progress_bar
 from rebasin_core.support.settings import at_least
 
 __all__ = ["batches_to_measure", "check_batch_size", "inputs_of", "reestimate", "reestimated", "running_statistics"]
@@ -18,7 +18,7 @@ __all__ = ["batches_to_measure", "check_batch_size", "inputs_of", "reestimate", 
 Params = dict[str, Array]
 
 
-def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
+def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress: bool = True) -> Any:
     """Return a copy of a model whose batch normalisation has statistics measured anew on data.
 
     Between two networks the variance of activations collapses, which interpolated running statistics do not know of:
@@ -35,6 +35,8 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
         ``(inputs, targets)``, batches of it, or inputs alone; targets are not read.
     batch_size : int, optional
         Cut arrays into batches of this size; default: one batch. As in training, statistics of a few samples are noisy.
+    progress : bool, default True
+        Show a progress bar where a person is watching.
 
     Returns
     -------
@@ -78,9 +80,10 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
     ...
     rebasin_core.errors.SpecError: a plain mapping of arrays, or a forward= of your own, does not say which arrays ...
     """
+    check_flag(progress=progress)
     batches = inputs_of(data, batch_size)
     opened = open_model(model)
-    return opened.rebuild(reestimated(opened, opened.params, batches))
+    return opened.rebuild(reestimated(opened, opened.params, batches, progress))
 
 
 def batches_to_measure(
@@ -129,7 +132,7 @@ def inputs_of(data: Any, batch_size: int | None) -> Batches:
     return as_batches((data, data) if hasattr(data, "shape") else data, batch_size)
 
 
-def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | None) -> Params:
+def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | None, show: bool = False) -> Params:
     """Parameters in which the running statistics are measured anew on the batches; as they are where there are none.
 
     Raises
@@ -138,7 +141,7 @@ def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | No
     """
     if batches is None:
         return dict(params)
-    (statistics,) = running_statistics(model, [lambda: dict(params)], batches)
+    (statistics,) = running_statistics(model, [lambda: dict(params)], batches, show)
     backend = model.backend
     for name, x in statistics.items():
         if not all_finite(backend, x):

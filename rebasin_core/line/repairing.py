@@ -30,7 +30,7 @@ def repair(
     weights: Sequence[float] | None = None,
     graph: PermutationGraph | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Return a copy of a merged model whose units have the mean and the deviation of the models it was merged from.
 
@@ -55,8 +55,8 @@ def repair(
         Its groups say which units are hidden; default: found in the model, with the first batch as example inputs.
     batch_size : int, optional
         Cut arrays into batches of this size; default: one batch. The result is the same, but for rounding.
-    progress : bool, default False
-        Show a progress bar.
+    progress : bool, default True
+        Show a progress bar where a person is watching.
 
     Returns
     -------

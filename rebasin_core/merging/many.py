@@ -31,7 +31,7 @@ METHODS = ("iterative", "cycle", "star")
 MOST_SWEEPS, MOST_STEPS, GAP = 100, 50, 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MultiAlignment:
     """Several networks re-based onto the first.
 
@@ -110,6 +110,9 @@ class MultiAlignment:
         first, params = networks[0], [network.params for network in networks]
         merged = reestimated(first, mean(params, shares), batches)
         return first.rebuild(repaired(first, merged, params, shares, self.graph, to_repair))
+
+    def __repr__(self) -> str:
+        return f"MultiAlignment({self})"
 
     def __str__(self) -> str:
         passes = f"{len(self.history)} {'pass' if len(self.history) == 1 else 'passes'}"

@@ -43,8 +43,10 @@ def as_networks(models: Any, more: Iterable[Any]) -> tuple[list[Any], tuple[Any,
         if any(_is_model(x) for x in rest):
             raise SettingError("models came in a list and after it; pass all of them in the list, or one by one")
     else:
-        find_adapter(models)
-        raise UnsupportedModelError(f"expected models, or a list of them, got {type(models).__name__}")
+        raise UnsupportedModelError(
+            f"expected models that an adapter carries, or mappings of names to arrays, one by one or in a list; got "
+            f"{type(models).__name__}"
+        )
     if len(found) < 2:
         raise SettingError(f"expected at least two models, got {len(found)}; pass (a, b) or ([a, b, c])")
     return found, tuple(rest)
