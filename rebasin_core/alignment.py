@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rebasin_core.errors import EquivalenceError, PlanError, SpecError
-from rebasin_core.line.mean import as_place, lerp
+from rebasin_core.line.mean import as_place, mean
 from rebasin_core.line.reestimation import batches_to_measure, reestimated
 from rebasin_core.line.repairing import repaired
 from rebasin_core.models.adapter import Forward
@@ -150,7 +150,7 @@ class Alignment:
         place, batches = as_place(t), batches_to_measure(reestimate, batch_size)
         to_repair = batches_to_measure(repair, batch_size, name="repair")
         ends = self._a.params, self.plan.apply(self._b.params, self.graph)
-        between = reestimated(self._a, lerp(*ends, place), batches)
+        between = reestimated(self._a, mean(ends, (1.0 - place, place)), batches)
         return self._a.rebuild(repaired(self._a, between, ends, (1.0 - place, place), self.graph, to_repair))
 
     def __str__(self) -> str:

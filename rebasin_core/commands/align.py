@@ -7,7 +7,7 @@ import typer
 
 from rebasin_core.checkpoints.streaming import write_permuted
 from rebasin_core.commands import options
-from rebasin_core.commands.data import read_data
+from rebasin_core.commands.data_source import read_data
 from rebasin_core.commands.matching import Search, architecture_of, matched
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_absent, check_checkpoint_out, opened

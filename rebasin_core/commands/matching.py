@@ -7,11 +7,11 @@ from typing import Any
 import typer
 
 from rebasin_core import objectives, solvers
-from rebasin_core.alignment import align, verified
+from rebasin_core.alignment import align
 from rebasin_core.checkpoints.architecture import Architecture, Source, find_architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.streaming import match_files
-from rebasin_core.commands.data import DataSource, loss_named
+from rebasin_core.commands.data_source import DataSource, loss_named
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.errors import SettingError
 from rebasin_core.merging.many import align_many
@@ -151,7 +151,11 @@ def matched(architecture: Architecture, files: Sequence[Checkpoint], search: Sea
 
 
 def matched_together(
-    architecture: Architecture, files: Sequence[Checkpoint], search: Search, method: str, weights: Sequence[float]
+    architecture: Architecture,
+    files: Sequence[Checkpoint],
+    search: Search,
+    method: str,
+    weights: Sequence[float] | None,
 ) -> Match:
     """Find plans that carry every file to the first, in one common order."""
     search.check(architecture)
@@ -168,12 +172,8 @@ def matched_together(
         solver=search.make_solver(),
         seed=search.seed,
     )
-    networks = zip(models[1:], found.models[1:], strict=True)
-    errors = [verified(open_model(b), open_model(moved).params, architecture.inputs) for b, moved in networks]
-    known = [error for error in errors if error is not None]
-    difference = max(known) if len(known) == len(errors) else None
     measure = f"{len(files)} networks, {method}: spread"
-    return Match(found.plans, found.initial_spread, found.spread, measure, difference, found.seconds)
+    return Match(found.plans, found.initial_spread, found.spread, measure, found.error, found.seconds)
 
 
 def _star(architecture: Architecture, files: Sequence[Checkpoint], search: Search) -> Match:

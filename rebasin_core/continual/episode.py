@@ -13,7 +13,6 @@ from rebasin_core.backends.protocol import Array
 from rebasin_core.backends.scalars import as_number
 from rebasin_core.continual.cost import Params
 from rebasin_core.continual.course import Course
-from rebasin_core.continual.data import TaskData
 from rebasin_core.continual.heads import check_classes, check_task, pick
 from rebasin_core.continual.learning import Network, rebase, train
 from rebasin_core.continual.memory import Head, Picker, TaskMemory
@@ -21,6 +20,7 @@ from rebasin_core.continual.nested import map_leaves
 from rebasin_core.continual.replay import Replay
 from rebasin_core.continual.report import TaskReport
 from rebasin_core.continual.settings import Settings
+from rebasin_core.continual.task_data import TaskData
 from rebasin_core.errors import NonFiniteError, SpecError
 from rebasin_core.line.reestimation import reestimated
 from rebasin_core.models.batch_norms import find_batch_norms

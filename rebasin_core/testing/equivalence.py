@@ -115,7 +115,7 @@ def _trials(
     params: Params, graph: PermutationGraph, plans: int | Iterable[Plan], rng: np.random.Generator
 ) -> Iterator[tuple[Params, Plan]]:
     """Weights and plans: the first plan on the weights as they are, every plan on weights that are uneven."""
-    if isinstance(plans, int):
+    if isinstance(plans, (int, np.integer)):
         at_least(1, plans=plans)
         drawn: Iterator[Plan] = (Plan.random(graph, rng) for _ in range(plans))
     else:

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import DataError, SettingError, SpecError
+from rebasin_core.errors import SettingError, SpecError
 from rebasin_core.models.model import open_model
 
 Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint
@@ -132,7 +132,7 @@ def test_bad_settings_are_refused_by_name(net, mse, bad):
     for kind in (Midpoint, RandomPoint):
         with pytest.raises(SettingError, match=r"evaluation_batches"):
             bind(net, kind(mse, net.data(), evaluation_batches=bad))
-        with pytest.raises(DataError, match=r"batch size"):
+        with pytest.raises(SettingError, match=r"batch_size"):
             bind(net, kind(mse, net.data(), batch_size=bad))
 
 
