@@ -13,7 +13,7 @@ from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.values import averaged, moved
 from rebasin_core.commands import options
 from rebasin_core.commands.data import DataSource, loss_named, metric_named, read_data
-from rebasin_core.commands.matching import Search, architecture_of, matched, matched_together
+from rebasin_core.commands.matching import SearchOptions, architecture_of, matched, matched_together
 from rebasin_core.commands.measuring import measured
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_checkpoint_out, opened
@@ -104,7 +104,7 @@ def merge(
         architecture = architecture_of(checkpoints[0], options.source(axes, model, kwargs, inputs), source)
         if source is not None and architecture.model is None:
             raise SettingError("--data: axes alone do not say how to compute with the network; pass --model")
-        search = Search(solver, objective, source, loss, seed)
+        search = SearchOptions(solver, objective, source, loss, seed)
         if len(files) == 2 and method is None:
             match = matched(architecture, checkpoints, search)
         else:

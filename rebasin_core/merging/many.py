@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.alignment import verified
 from rebasin_core.errors import SettingError
 from rebasin_core.line.mean import as_weights
 from rebasin_core.line.reestimation import batches_to_measure, reestimated
@@ -24,6 +23,7 @@ from rebasin_core.support.progress import check_flag, progress_bar
 from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
+from rebasin_core.verification import check_same_function
 
 __all__ = ["METHODS", "MultiAlignment", "align_many"]
 
@@ -212,7 +212,7 @@ def align_many(
     with networks[0].keep_random_state(seed):
         rebased = [plan.apply(m.params, graph) for plan, m in zip(plans, networks, strict=True)]
         for model, params in zip(networks[1:], rebased[1:], strict=True):
-            verified(model, params, example_inputs)
+            check_same_function(model, params, example_inputs, "model B")
     return MultiAlignment(
         models=tuple(m.rebuild(params) for m, params in zip(networks, rebased, strict=True)),
         plans=plans,

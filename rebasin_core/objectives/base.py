@@ -13,14 +13,22 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.models.model import Model
+from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 
-__all__ = ["BoundObjective", "Objective", "Params", "Sample", "Similarity"]
+__all__ = ["BoundObjective", "Objective", "Params", "Sample", "Similarity", "check_batches"]
 
 Params: TypeAlias = dict[str, Array]
 Sample: TypeAlias = Any
 Similarity: TypeAlias = Callable[[Params, Params], Mapping[str, Array]]
 """Per group, how alike every unit of A is to every unit of B."""
+
+
+def check_batches(batch_size: int | None, evaluation_batches: int) -> None:
+    """Raise `SettingError` for settings of an objective that cut its data into batches."""
+    if batch_size is not None:
+        at_least(1, batch_size=batch_size)
+    at_least(1, evaluation_batches=evaluation_batches)
 
 
 @dataclass(frozen=True)

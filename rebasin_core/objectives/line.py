@@ -7,19 +7,19 @@ normalises by the batch, which a gradient goes through.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.line.mean import lerp
 from rebasin_core.models.batch_norms import forward_with
-from rebasin_core.models.data import Batches, as_batches, batch_size
+from rebasin_core.models.data import as_batches, batch_size
 from rebasin_core.models.model import Model
 from rebasin_core.objectives.activations import Activations
-from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.support.settings import at_least
+from rebasin_core.objectives.base import BoundObjective, Params, Sample, check_batches
+from rebasin_core.support.settings import at_least, one_of
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Midpoint", "RandomPoint"]
@@ -58,15 +58,20 @@ class Midpoint:
 
     loss: Any
     data: Any
+    _: KW_ONLY
     batch_size: int | None = None
     evaluation_batches: int = 8
     normalization: str | None = None
-    name: str = "midpoint"
+    name: ClassVar[str] = "midpoint"
+
+    def __post_init__(self) -> None:
+        check_batches(self.batch_size, self.evaluation_batches)
+        _check_normalization(self.normalization)
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
         loss, forward = model.loss(self.loss), forward_with(model, self.normalization)
-        batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+        batches = as_batches(self.data, self.batch_size)
         fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, batch: Sample) -> Array:
@@ -117,17 +122,22 @@ class RandomPoint:
 
     loss: Any
     data: Any
+    _: KW_ONLY
     batch_size: int | None = None
     strata: int = 5
     evaluation_batches: int = 8
     normalization: str | None = None
-    name: str = "random point"
+    name: ClassVar[str] = "random point"
+
+    def __post_init__(self) -> None:
+        at_least(1, strata=self.strata)
+        check_batches(self.batch_size, self.evaluation_batches)
+        _check_normalization(self.normalization)
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
-        at_least(1, strata=self.strata)
         loss, forward = model.loss(self.loss), forward_with(model, self.normalization)
-        batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+        batches = as_batches(self.data, self.batch_size)
         fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, sample: Sample) -> Array:
@@ -149,6 +159,6 @@ class RandomPoint:
         return BoundObjective(self.name, value, stream, evaluation, hint=hint, computes_once=True)
 
 
-def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:
-    at_least(1, evaluation_batches=evaluation_batches)
-    return as_batches(data, size)
+def _check_normalization(normalization: str | None) -> None:
+    if normalization is not None:
+        one_of(("running", "batch"), normalization=normalization)

@@ -1,13 +1,13 @@
 """Where weight matching sets out: from nothing known, one group after the other, the most certain first."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.solvers.lazy import LazyParams, reordered, widened_params
+from rebasin_core.solvers.lazy import LazyParams, reorder_params, widen_params
 from rebasin_core.solvers.scores import Reading, Scores
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.assignment import linear_assignment
@@ -77,10 +77,11 @@ def first_guess_and_params(
     params_b: Mapping[str, Array],
     backend: Backend,
     scores: Scores | None = None,
+    tell: Callable[[Plan], None] | None = None,
 ) -> tuple[Plan, dict[str, Array] | LazyParams]:
-    """`first_guess`, and the learned parameters of B as they then lie, which it had to move on its way."""
+    """`first_guess`, and the learned parameters of B in its order; `tell` is called with the plan after every group."""
     names, known = graph.learned, scores or Scores(graph, backend)
-    a, b = (widened_params(backend, params, names) for params in (params_a, params_b))
+    a, b = (widen_params(backend, params, names) for params in (params_a, params_b))
     touching = {g: [name for name in names if g in graph.axes[name].groups] for g in graph.groups}
     unknown = {g for g in graph.groups if touching[g]}
     plan = Plan.identity(graph)
@@ -97,10 +98,12 @@ def first_guess_and_params(
         unknown.remove(group)
         plan = plan.replace(group, perm)
         known.move(group, perm, touching[group])
-        b.update(reordered(backend, b, touching[group], graph, group, perm))
+        b.update(reorder_params(backend, b, touching[group], graph, group, perm))
         for name in touching[group]:
             for beside in graph.axes[name].groups:
                 found.pop(beside, None)
+        if tell is not None:
+            tell(plan)
     return plan, b
 
 

@@ -6,7 +6,7 @@ from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
 from rebasin_core.objectives.base import BoundObjective
 
-__all__ = ["differentiable", "misfit"]
+__all__ = ["check_differentiable", "misfit"]
 
 
 def misfit(solver: str, needs: str, objective: BoundObjective) -> SettingError:
@@ -30,7 +30,7 @@ def misfit(solver: str, needs: str, objective: BoundObjective) -> SettingError:
     )
 
 
-def differentiable(value: Array, objective: BoundObjective) -> Array:
+def check_differentiable(value: Array, objective: BoundObjective) -> Array:
     """Return what an objective returned, if a gradient can be taken of it.
 
     Raises

@@ -6,7 +6,7 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params, Sample
-from rebasin_core.solvers.fits import differentiable
+from rebasin_core.solvers.fits import check_differentiable
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.plan import Plan
@@ -43,20 +43,21 @@ class Population:
 
         def value(row: dict[str, Array]) -> Array:
             found = self.problem.soft_value(SoftPlan(row, parents), sample)
-            return differentiable(found, self.problem.objective)
+            return check_differentiable(found, self.problem.objective)
 
         return self._map(value, dict(matrices))
 
-    def judge(self, plans: Sequence[Plan]) -> list[float]:
-        """Objective of every hard plan on the fixed evaluation set, as `Problem.judge` computes it, to rounding."""
-        at_once = max(1, ROOM // max(1, self.problem.size))
-        values: list[float] = []
-        for start in range(0, len(plans), at_once):
-            values += self._judge(plans[start : start + at_once])
-        return values
+    @property
+    def at_once(self) -> int:
+        """How many plans may be judged in one call."""
+        return max(1, ROOM // max(1, self.problem.size))
 
-    def _judge(self, plans: Sequence[Plan]) -> list[float]:
-        if len(plans) == 1 or not self.vectorised:
+    def judge(self, plans: Sequence[Plan]) -> list[float]:
+        """Objective of every hard plan on the fixed evaluation set, as `Problem.judge` computes it, to rounding.
+
+        At most `at_once` of them, since each needs a copy of the parameters.
+        """
+        if len(plans) <= 1 or not self.vectorised:
             return [self.problem.judge(plan) for plan in plans]
         problem, backend = self.problem, self.problem.backend
         perms = {

@@ -3,20 +3,21 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
-from rebasin_core.errors import SettingError
 from rebasin_core.objectives.base import Sample
 from rebasin_core.solvers.base import Solution
-from rebasin_core.solvers.matched import see_matchings
+from rebasin_core.solvers.matchings import see_matchings
 from rebasin_core.solvers.polish import polish
 from rebasin_core.solvers.problem import Problem
-from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.solvers.search import OVER, Search, run_search
 from rebasin_core.support.progress import Progress, progress_bar
-from rebasin_core.support.settings import at_least, not_negative, positive
+from rebasin_core.support.settings import at_least, not_negative, one_of, positive
 from rebasin_core.symmetry.assignment import linear_assignment
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.symmetry.soft_plan import matrices_of
@@ -29,7 +30,7 @@ INITS = ("weight_matching", "identity", "random")
 ROOM_FOR_STARTS, MOST_STARTS = 2**17, 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sinkhorn:
     """Minimise any differentiable objective over soft plans, and return the best hard plan on the way.
 
@@ -56,8 +57,9 @@ class Sinkhorn:
     patience : int, default 100
         End the round after this many steps without a better hard plan.
     init : {"weight_matching", "identity", "random"}, default "weight_matching"
-        The plan from which the first start sets out; the others set out from random logits. For a loss on the line,
-        where activations can be collected, "weight_matching" is the better one of weight and activation matching.
+        The plan from which the first start sets out, unless `rebasin_core.align` was given one; the others set out from
+        random logits. For a loss on the line, where activations can be collected, "weight_matching" is the better one
+        of weight and activation matching.
     init_scale : float, default 0.5
         Height of the initial logits on the plan they start from, and deviation of the random ones, in units of tau; 0
         starts from the uniform plan. A soft start does better than a sharp one: it lets the first steps see all plans
@@ -96,7 +98,7 @@ class Sinkhorn:
     num_starts: int | None = None
     final_tau: float | None = None
     max_swaps: int | None = None
-    name: str = "Sinkhorn"
+    name: ClassVar[str] = "Sinkhorn"
 
     def __post_init__(self) -> None:
         at_least(
@@ -114,23 +116,27 @@ class Sinkhorn:
         if self.final_tau is not None:
             positive(final_tau=self.final_tau)
         not_negative(init_scale=self.init_scale, refine_scale=self.refine_scale)
-        if self.init not in INITS:
-            raise SettingError(f"expected init as one of {', '.join(map(repr, INITS))}, got {self.init!r}")
+        one_of(INITS, init=self.init)
 
-    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+    def solve(self, problem: Problem, progress: bool = True) -> Solution:
         """Return the best hard plan seen."""
-        search = Search(problem)
-        matched = see_matchings(search, progress)
+        return run_search(problem, partial(self._find, progress=progress))
+
+    def _find(self, search: Search, progress: bool) -> tuple[bool, str]:
+        problem, matched = search.problem, see_matchings(search, progress)
         if not problem.graph.groups:
-            return search.solution(True, "there is nothing to permute")
+            return True, "there is nothing to permute"
         if search.is_over:
-            return search.solution(True, OVER)
+            return True, OVER
         rng = problem.rng()
-        start = {
-            "weight_matching": lambda: matched,
-            "identity": lambda: Plan.identity(problem.graph),
-            "random": lambda: Plan.random(problem.graph, rng),
-        }[self.init]()
+        start = (
+            problem.start
+            or {
+                "weight_matching": lambda: matched,
+                "identity": lambda: Plan.identity(problem.graph),
+                "random": lambda: Plan.random(problem.graph, rng),
+            }[self.init]()
+        )
         samples = problem.objective.stream(problem.rng())
         with progress_bar(self.max_steps * self.num_rounds, f"Sinkhorn, {problem.objective.name}", progress) as bar:
             for index in range(self.num_rounds):
@@ -141,7 +147,7 @@ class Sinkhorn:
                 start = search.plan
         polished = polish(search, self.max_swaps, progress)
         stopped = reason or f"reached max_steps={self.max_steps}"
-        return search.solution(reason is not None, f"{stopped}; {polished}" if polished else stopped)
+        return reason is not None, f"{stopped}; {polished}" if polished else stopped
 
     def _logits(self, problem: Problem, start: Plan, scale: float, rng: np.random.Generator) -> dict[str, Array]:
         """Initial logits per group, shape (starts, n, n) or (starts, parent, n, n); the first start from a plan."""
@@ -176,6 +182,7 @@ class Sinkhorn:
         def judge(step: int, scaled: float, x: dict[str, Array]) -> bool:
             if step % every and step < self.max_steps - 1:
                 bar.update()
+                search.check()
                 return False
             scores = {g: backend.to_numpy(values) for g, values in x.items()}
             plans = [

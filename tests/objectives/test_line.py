@@ -1,5 +1,6 @@
 """Eq. 8 and 9: losses on the straight line, their samples and their fixed evaluation sets."""
 
+from functools import partial
 from itertools import islice
 
 import autograd
@@ -8,10 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import DataError, SettingError, SpecError
+from rebasin_core.errors import SettingError, SpecError
 from rebasin_core.models.model import open_model
-
-Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint
+from rebasin_core.objectives import Activations, Custom, Midpoint, RandomPoint
 
 
 @pytest.fixture
@@ -126,14 +126,17 @@ def test_a_generator_is_kept(net, mse):
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "5"])
-def test_bad_settings_are_refused_by_name(net, mse, bad):
+def test_bad_settings_are_refused_by_name_when_the_objective_is_made(net, mse, bad):
     with pytest.raises(SettingError, match=r"strata"):
-        bind(net, RandomPoint(mse, net.data(), strata=bad))
-    for kind in (Midpoint, RandomPoint):
-        with pytest.raises(SettingError, match=r"evaluation_batches"):
-            bind(net, kind(mse, net.data(), evaluation_batches=bad))
-        with pytest.raises(DataError, match=r"batch size"):
-            bind(net, kind(mse, net.data(), batch_size=bad))
+        RandomPoint(mse, net.data(), strata=bad)
+    of_the_line = (partial(Midpoint, mse), partial(RandomPoint, mse))
+    for kind in (*of_the_line, Activations, partial(Custom, mse)):
+        for name in ("batch_size", "evaluation_batches"):
+            with pytest.raises(SettingError, match=name):
+                kind(net.data(), **{name: bad})
+    for kind in of_the_line:
+        with pytest.raises(SettingError, match=r"normalization as one of 'running', 'batch'"):
+            kind(net.data(), normalization=bad)
 
 
 @pytest.mark.parametrize("kind", [Midpoint, RandomPoint])
