@@ -31,8 +31,8 @@ class MappingAdapter:
         )
 
     def rebuild(self, model: Mapping[str, Array], params: Mapping[str, Array]) -> dict[str, Array]:
-        """Return a new dictionary; an array that is still the model's own is copied."""
-        return {name: copy_array(x) if x is model.get(name) else x for name, x in params.items()}
+        """Return a new dictionary of new arrays, which share no memory with any other."""
+        return {name: copy_array(x) for name, x in params.items()}
 
     def graph(self, model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
         """Refuse: a mapping of arrays does not say which axes belong together."""

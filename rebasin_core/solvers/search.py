@@ -95,15 +95,15 @@ class Search:
             if isinstance(answer, (bool, np.bool_)) and answer:
                 self.problem.watch.end("stopped by callback")
 
-    def judge_last(self) -> None:
-        """Judge the plan at which a search had to end before its step was over."""
-        if self._unjudged is not None and self._unjudged not in self.values:
-            value = self.see(self._unjudged)
-            self.steps += 1
-            self._write(value, value)
-
     def solution(self, converged: bool, reason: str) -> Solution:
-        """Return the best plan."""
+        """Return the best plan, that included at which the search had to end before its step was over."""
+        if self._unjudged is not None:
+            self.see(self._unjudged)
+        if self.best < self.history[-1].best:  # found outside of the steps, such as by weight matching before them
+            self.steps += 1
+            self._write(self.best, self.best)
+            if self.problem.callback is not None:
+                self.problem.callback(self.history[-1])
         plan, value = self.plan, self.best
         if plan not in self._exact:
             self._exact[plan] = self.problem.judge(plan)
@@ -144,5 +144,4 @@ def run_search(problem: Problem, find: Callable[[Search], tuple[bool, str]]) -> 
         pass
     except KeyboardInterrupt:
         problem.watch.reason = "interrupted"
-    search.judge_last()
     return search.solution(False, problem.watch.reason)
