@@ -149,11 +149,11 @@ class Alignment:
         t : float, default 0.5
             Place on the line, dimensionless: 0 is model A, 1 the re-based model B.
         reestimate : data, optional
-            Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalisation anew: see
+            Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalization anew: see
             `rebasin_core.reestimate`. Choose it for every network that has such layers.
         repair : data, optional
             Inputs, or pairs, on which to give every unit the mean and the deviation between those of the two networks:
-            see `rebasin_core.repair`. Choose it for networks without batch normalisation. With both, it comes last.
+            see `rebasin_core.repair`. Choose it for networks without batch normalization. With both, it comes last.
         batch_size : int, optional
             Cut the data into batches of this size, where they are a pair of arrays or one array; default: one batch.
 

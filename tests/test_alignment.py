@@ -318,7 +318,7 @@ def test_weight_matching_refuses_an_objective_that_is_no_distance_of_weights(net
     refuse(
         net,
         SettingError,
-        r"cannot minimise 'mine'.*solvers\.Sinkhorn",
+        r"cannot minimize 'mine'.*solvers\.Sinkhorn",
         unchanged,
         solver=rb.solvers.WeightMatching(),
         objective=rb.objectives.Custom(lambda a, b: anp.sum(b["w0"]), name="mine"),

@@ -19,7 +19,7 @@ from rebasin_core.solvers.resolve import SolverName
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.verification import check_same_function
 
-__all__ = ["Match", "SearchOptions", "architecture_of", "matched", "matched_together"]
+__all__ = ["Match", "SearchOptions", "architecture_of", "match_all", "match_pair"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def architecture_of(file: Checkpoint, source: Source, data: DataSource | None = 
     return found
 
 
-def matched(architecture: Architecture, files: Sequence[Checkpoint], search: SearchOptions) -> Match:
+def match_pair(architecture: Architecture, files: Sequence[Checkpoint], search: SearchOptions) -> Match:
     """Find the plan that carries the second of two files to the first; without a model, tensor by tensor from them."""
     first, second = files
     search.check(architecture)
@@ -137,7 +137,7 @@ def matched(architecture: Architecture, files: Sequence[Checkpoint], search: Sea
     return Match(plans, result.initial_objective, result.objective, measure, result.error, result.seconds)
 
 
-def matched_together(
+def match_all(
     architecture: Architecture,
     files: Sequence[Checkpoint],
     search: SearchOptions,

@@ -13,7 +13,7 @@ from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.values import averaged, moved
 from rebasin_core.commands import options
 from rebasin_core.commands.data import DataSource, loss_named, metric_named, read_data
-from rebasin_core.commands.matching import SearchOptions, architecture_of, matched, matched_together
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_all, match_pair
 from rebasin_core.commands.measuring import measured
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_checkpoint_out, opened
@@ -106,10 +106,10 @@ def merge(
             raise SettingError("--data: axes alone do not say how to compute with the network; pass --model")
         search = SearchOptions(solver, objective, source, loss, seed)
         if len(files) == 2 and method is None:
-            match = matched(architecture, checkpoints, search)
+            match = match_pair(architecture, checkpoints, search)
         else:
             together = str(method or MethodName.ITERATIVE)
-            match = matched_together(architecture, checkpoints, search, together, shares)
+            match = match_all(architecture, checkpoints, search, together, shares)
         graph = architecture.graph
         mean = averaged(checkpoints, match.plans, shares, graph)
         stay = [Plan.identity(graph)] * len(files)

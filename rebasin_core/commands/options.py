@@ -88,7 +88,7 @@ Metric = Annotated[
 BatchSize = Annotated[int, typer.Option(help="Samples per batch of a file of data.", min=1, rich_help_panel=DATA)]
 SolverOption = Annotated[SolverName, typer.Option("--solver", help="How to search.", rich_help_panel=SEARCH)]
 ObjectiveOption = Annotated[
-    ObjectiveName, typer.Option("--objective", help="What to minimise.", rich_help_panel=SEARCH)
+    ObjectiveName, typer.Option("--objective", help="What to minimize.", rich_help_panel=SEARCH)
 ]
 Seed = Annotated[int, typer.Option(help="Of every random choice.", min=0, rich_help_panel=SEARCH)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.", rich_help_panel=OUTPUT)]

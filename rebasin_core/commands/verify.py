@@ -11,7 +11,7 @@ from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import moved
 from rebasin_core.commands import options
-from rebasin_core.commands.matching import SearchOptions, architecture_of, matched
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import opened
 from rebasin_core.commands.reporting import Report, reporting
@@ -79,7 +79,7 @@ def _verify_outputs(architecture: Architecture, first: Checkpoint, second: Check
 
 def _verify_order(architecture: Architecture, first: Checkpoint, second: Checkpoint, seed: int, report: Report) -> None:
     search = SearchOptions(SolverName.WEIGHT_MATCHING, ObjectiveName.L2, None, None, seed)
-    match = matched(architecture, (first, second), search)
+    match = match_pair(architecture, (first, second), search)
     there = moved(second, match.plans[1], architecture.graph)
     others = [name for name in first.tensors if not _equal(first.read(name), there(name), first, second, name)]
     if others:

@@ -121,13 +121,13 @@ def _correlations(backend: Backend, collect: Collect, batches: list[Any], a: Par
         here, there = collect(a, batch[0]), collect(b, batch[0])
         for group, xs in here.items():
             for x, y in zip(xs, there[group], strict=True):
-                C = backend.matmul(backend.matrix_transpose(_standardised(backend, x)), _standardised(backend, y))
+                C = backend.matmul(backend.matrix_transpose(_standardize(backend, x)), _standardize(backend, y))
                 C = batch_size(batch) * C
                 total[group] = total[group] + C if group in total else C
     return total
 
 
-def _standardised(backend: Backend, x: Array) -> Array:
+def _standardize(backend: Backend, x: Array) -> Array:
     """Units of mean 0 and norm 1 over the samples; a unit that never changes becomes almost 0."""
     x = widened(backend, x)
     x = x - backend.sum(x, axis=0, keepdims=True) / backend.shape(x)[0]
@@ -137,4 +137,4 @@ def _standardised(backend: Backend, x: Array) -> Array:
 def _disagreement(backend: Backend, x: Array, y: Array) -> Array:
     """One minus the mean correlation of unit i with unit i."""
     units = backend.shape(x)[1]
-    return 1.0 - backend.sum(_standardised(backend, x) * _standardised(backend, y)) / units
+    return 1.0 - backend.sum(_standardize(backend, x) * _standardize(backend, y)) / units

@@ -42,7 +42,7 @@ class BoundObjective:
     value : callable
         ``value(params_a, params_b, sample) -> scalar``, differentiable in the parameters.
     stream : callable
-        ``stream(rng)`` yields samples to optimise on, without end.
+        ``stream(rng)`` yields samples to optimize on, without end.
     evaluation : callable
         ``evaluation()`` yields ``(weight, sample)``: the same fixed set each time, by which hard plans are compared.
         The weights sum to whatever; the mean is taken.
@@ -52,7 +52,7 @@ class BoundObjective:
         ``similarity(params_a, params_b)``: per group a matrix whose linear assignment is the group's best permutation,
         whatever the other groups do; None where groups depend on each other.
     hint : callable, optional
-        As `similarity`, of another objective that is minimised in closed form: its plan is a good start for this one.
+        As `similarity`, of another objective that is minimized in closed form: its plan is a good start for this one.
     least : float, optional
         The lowest value there can be, at which a search is over; None where it is not known.
     computes_once : bool

@@ -18,7 +18,7 @@ __all__ = ["Custom"]
 
 @dataclass(frozen=True)
 class Custom:
-    """Minimise a function of your own.
+    """Minimize a function of your own.
 
     Choose it when none of the others says what you want; `rebasin_core.align` wraps a bare function in it for you.
 

@@ -1,9 +1,9 @@
 """Losses on the straight line between the two networks: objectives that need data.
 
-On the line, the variance of activations collapses, and interpolated running statistics of batch normalisation are
+On the line, the variance of activations collapses, and interpolated running statistics of batch normalization are
 wrong: the loss then says how far they are off, not how well the weights agree. By default, these objectives therefore
-see a network as it is once its statistics are measured anew (`rebasin_core.reestimate`): its batch normalisation
-normalises by the batch, which a gradient goes through.
+see a network as it is once its statistics are measured anew (`rebasin_core.reestimate`): its batch normalization
+normalizes by the batch, which a gradient goes through.
 """
 
 from collections.abc import Iterator
@@ -43,17 +43,17 @@ class Midpoint:
     evaluation_batches : int, default 8
         How many batches, the first ones, hard plans are compared on.
     normalization : {"running", "batch"}, optional
-        What batch normalisation layers normalise by. "batch": mean and variance of the batch, for a network whose
+        What batch normalization layers normalize by. "batch": mean and variance of the batch, for a network whose
         statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
         interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
-        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalisation.
+        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalization.
 
     Raises
     ------
     SettingError, DataError
         A setting is out of range, the data are no batches, or, with "batch", one has a single value per channel.
     SpecError
-        "batch", and the model is a mapping of arrays, which does not say what to normalise.
+        "batch", and the model is a mapping of arrays, which does not say what to normalize.
     """
 
     loss: Any
@@ -103,21 +103,21 @@ class RandomPoint:
     batch_size : int, optional
         Cut a pair of arrays into batches of this size; default: one batch.
     strata : int, default 5
-        Equal parts of the line; their centres are the fixed places at which hard plans are compared.
+        Equal parts of the line; their centers are the fixed places at which hard plans are compared.
     evaluation_batches : int, default 8
         How many batches, the first ones, hard plans are compared on.
     normalization : {"running", "batch"}, optional
-        What batch normalisation layers normalise by. "batch": mean and variance of the batch, for a network whose
+        What batch normalization layers normalize by. "batch": mean and variance of the batch, for a network whose
         statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
         interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
-        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalisation.
+        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalization.
 
     Raises
     ------
     SettingError, DataError
         A setting is out of range, the data are no batches, or, with "batch", one has a single value per channel.
     SpecError
-        "batch", and the model is a mapping of arrays, which does not say what to normalise.
+        "batch", and the model is a mapping of arrays, which does not say what to normalize.
     """
 
     loss: Any

@@ -61,7 +61,7 @@ def as_objective(objective: Any) -> Objective:
     if objective is None:
         return L2()
     if isinstance(objective, str):
-        return _named(objective)
+        return _from_name(objective)
     if isinstance(objective, type):
         raise SettingError(f"the objective came as a class; write {objective.__name__}(...) with brackets")
     if isinstance(objective, Objective):
@@ -73,7 +73,7 @@ def as_objective(objective: Any) -> Objective:
     )
 
 
-def _named(name: str) -> Objective:
+def _from_name(name: str) -> Objective:
     kind, needed = OBJECTIVES[one_of(OBJECTIVES, objective=name)], needed_settings(name)
     if needed:
         raise SettingError(

@@ -27,7 +27,7 @@ def first_guess(
 ) -> Plan:
     """Match every group once, by what can be said of it while the groups beside it are still unknown.
 
-    An unknown group mixes its units evenly, by the centre of the doubly stochastic matrices. What is left of a weight
+    An unknown group mixes its units evenly, by the center of the doubly stochastic matrices. What is left of a weight
     matrix is its row sums: they are the same whatever the permutation of the columns, so that they tell the rows apart
     before anything is known of the columns. Of all groups, the one whose assignment stands out most from chance is
     fixed, then those beside it are looked at again.
@@ -54,7 +54,7 @@ def first_guess(
     Notes
     -----
     ``S = d <A, pi_P(B)> / dP`` of the group, all of whose occurrences are mixed evenly, holds what every pair of units
-    adds to the similarity. With ``D`` its double-centred form (adding a number to a row or a column favours no
+    adds to the similarity. With ``D`` its double-centerd form (adding a number to a row or a column favours no
     permutation), an assignment stands out by the mean of the entries it picks over the root mean square of the others.
 
     Examples
@@ -108,7 +108,7 @@ def first_guess_and_params(
 
 
 def uniform_matrices(graph: PermutationGraph) -> dict[str, np.ndarray]:
-    """Per group, the centre of the doubly stochastic matrices: every entry 1 / n."""
+    """Per group, the center of the doubly stochastic matrices: every entry 1 / n."""
     return {g: _uniform_matrix(graph, g) for g in graph.groups}
 
 
@@ -148,8 +148,8 @@ def _match(
         return total
 
     if quadratic:
-        centre = backend.asarray(_uniform_matrix(graph, group), like=quadratic[0][2])
-        scores = scores + backend.to_numpy(backend.value_and_grad(similarity, {group: centre})[1][group])
+        center = backend.asarray(_uniform_matrix(graph, group), like=quadratic[0][2])
+        scores = scores + backend.to_numpy(backend.value_and_grad(similarity, {group: center})[1][group])
     perm = linear_assignment(scores)
     scores = scores.astype(np.float64, copy=False)
     # In place: the scores of a wide group are the most that there is of it in memory.

@@ -28,16 +28,16 @@ from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["FrankWolfe"]
 
-# How far the starts lie from the centre towards the best plan so far, in turn.
+# How far the starts lie from the center towards the best plan so far, in turn.
 HEIGHTS = (0.0, 0.5, 0.75)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrankWolfe:
-    """Minimise any differentiable objective over soft plans by steps towards hard ones.
+    """Minimize any differentiable objective over soft plans by steps towards hard ones.
 
-    The objective is linearised at the doubly stochastic matrices ``P`` of all groups. The hard plan that is best for
-    the linearisation is a linear assignment per group; the step goes part of the way from P to it,
+    The objective is linearized at the doubly stochastic matrices ``P`` of all groups. The hard plan that is best for
+    the linearization is a linear assignment per group; the step goes part of the way from P to it,
     ``P + t (V - P)``, which is doubly stochastic again. No operator, no temperature, no learning rate.
 
     A distance of weights is a polynomial in the step, so that the best step is found exactly; any other objective is
@@ -46,7 +46,7 @@ class FrankWolfe:
     where that is affordable. The best hard plan seen is returned; the identity and the plan of weight matching count as
     seen, so that it is never worse than either.
 
-    The first start sets out from the centre of the doubly stochastic matrices, where nothing is decided, the next ones
+    The first start sets out from the center of the doubly stochastic matrices, where nothing is decided, the next ones
     from half-way and three quarters of the way to the best plan so far. Further starts repeat these three; in place of
     one that would be the same again, they set out from a random soft plan. With a plan to start from, the first start
     sets out from three quarters of the way to it.
@@ -62,7 +62,7 @@ class FrankWolfe:
     max_steps : int, default 100
         Steps per start.
     tol : float, default 1e-6
-        Stop a start when the gap ``<gradient, P - V>``, how much the linearisation can still fall, is below this share
+        Stop a start when the gap ``<gradient, P - V>``, how much the linearization can still fall, is below this share
         of the terms that it is the difference of.
     max_swaps : int, optional
         Hard plans that the final local search may judge; 0 leaves it out. Default: by the size of the network and of
@@ -78,7 +78,7 @@ class FrankWolfe:
     .. [1] D. Crisostomi, M. Fumero, D. Baieri, F. Bernard, E. Rodolà. C2M3: Cycle-Consistent Multi-Model Merging.
        NeurIPS 2024, Algorithm 1, for a pair of networks.
     .. [2] J. Vogelstein et al. Fast Approximate Quadratic Programming for Graph Matching. PLOS ONE 2015: one
-       group, from the centre.
+       group, from the center.
 
     Examples
     --------
@@ -181,14 +181,14 @@ class FrankWolfe:
 def _start(
     problem: Problem, plan: Plan, height: float, tried: set[tuple[Plan, float]], rng: np.random.Generator
 ) -> Mapping[str, Array]:
-    """Return a soft plan that high above the centre towards a plan, or a random one where that was tried already."""
-    # At the centre itself, it does not matter towards which plan.
+    """Return a soft plan that high above the center towards a plan, or a random one where that was tried already."""
+    # At the center itself, it does not matter towards which plan.
     key = (plan if height else Plan.identity(problem.graph), height)
     if key in tried:
         return SoftPlan.random(problem.graph, rng)
     tried.add(key)
-    centre = uniform_matrices(problem.graph)
-    return {g: (1 - height) * centre[g] + height * m for g, m in SoftPlan.from_plan(plan).items()}
+    center = uniform_matrices(problem.graph)
+    return {g: (1 - height) * center[g] + height * m for g, m in SoftPlan.from_plan(plan).items()}
 
 
 def _along(start: Matrices, segment: Matrices, t: float) -> Matrices:

@@ -57,10 +57,10 @@ def polish(search: Search, max_swaps: int | None, progress: bool) -> str:
             _assign(search, start)
         return "then no group of the best plans improves"
     allowed = affordable_swaps(problem) if max_swaps is None else max_swaps
-    neighbours = sum(perm.size * (perm.shape[-1] - 1) // 2 for perm in search.plan.values())
+    neighbors = sum(perm.size * (perm.shape[-1] - 1) // 2 for perm in search.plan.values())
     # All swaps need a round to find what helps and one to see that nothing else does.
-    limit = None if LEAST_ROUNDS * neighbours <= allowed else PROMISING
-    if allowed < LEAST_ROUNDS * min(neighbours, PROMISING) or not neighbours:
+    limit = None if LEAST_ROUNDS * neighbors <= allowed else PROMISING
+    if allowed < LEAST_ROUNDS * min(neighbors, PROMISING) or not neighbors:
         return ""
     optima, left = 0, allowed
     with progress_bar(None, f"swaps, {problem.objective.name}", progress) as bar:

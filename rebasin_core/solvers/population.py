@@ -1,4 +1,4 @@
-"""Many plans of one problem, judged and differentiated in one vectorised call."""
+"""Many plans of one problem, judged and differentiated in one vectorized call."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,15 +19,15 @@ ROOM = 2**22
 
 
 class Population:
-    """Values of several plans at once, by the framework's vectorising transformation.
+    """Values of several plans at once, by the framework's vectorizing transformation.
 
-    An objective that the framework cannot vectorise (it reads values, or branches on them) is computed plan by plan
+    An objective that the framework cannot vectorize (it reads values, or branches on them) is computed plan by plan
     instead, with the same results.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.vectorised = True
+        self.vectorized = True
 
     def soft_values(self, matrices: Mapping[str, Array], sample: Sample) -> Array:
         """Objective of every soft plan on one sample, shape (plans,); differentiable in the matrices.
@@ -57,7 +57,7 @@ class Population:
 
         At most `at_once` of them, since each needs a copy of the parameters.
         """
-        if len(plans) <= 1 or not self.vectorised:
+        if len(plans) <= 1 or not self.vectorized:
             return [self.problem.judge(plan) for plan in plans]
         problem, backend = self.problem, self.problem.backend
         perms = {
@@ -85,9 +85,9 @@ class Population:
     def _map(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
         backend = self.problem.backend
         count = len(next(iter(x.values())))
-        if count > 1 and self.vectorised:
+        if count > 1 and self.vectorized:
             try:
                 return backend.vmap(fun, x)
-            except Exception:  # whatever a framework raises on code it cannot vectorise; the loop raises what is real
-                self.vectorised = False
+            except Exception:  # whatever a framework raises on code it cannot vectorize; the loop raises what is real
+                self.vectorized = False
         return backend.stack([fun({group: values[i] for group, values in x.items()}) for i in range(count)])

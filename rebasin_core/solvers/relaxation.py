@@ -1,4 +1,4 @@
-"""An objective as a function of doubly stochastic matrices, one per group: what a search over soft plans minimises."""
+"""An objective as a function of doubly stochastic matrices, one per group: what a search over soft plans minimizes."""
 
 import math
 from collections.abc import Callable

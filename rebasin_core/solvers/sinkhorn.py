@@ -32,12 +32,12 @@ ROOM_FOR_STARTS, MOST_STARTS = 2**17, 32
 
 @dataclass(frozen=True, kw_only=True)
 class Sinkhorn:
-    """Minimise any differentiable objective over soft plans, and return the best hard plan on the way.
+    """Minimize any differentiable objective over soft plans, and return the best hard plan on the way.
 
     The logits ``X`` of every group go through the Sinkhorn operator, ``P = S_tau(X)`` (Eq. 4, 5); B is re-based with
     the soft plan (Eq. 6), and Adam follows the implicit gradient of the objective with respect to the logits. After
     each step the hard plan ``S_0(X)``, a linear assignment on the logits, is judged on the objective's fixed
-    evaluation set. Several starts descend side by side, in one vectorised call; at the end the best plans are polished
+    evaluation set. Several starts descend side by side, in one vectorized call; at the end the best plans are polished
     by a local search on the true objective, where that is affordable. The best hard plan seen is returned; the
     identity and the plan of weight matching count as seen, so that it is never worse than either.
 
@@ -71,7 +71,7 @@ class Sinkhorn:
         When the patience is spent, start again from the best plan so far; stop when a round after the first finds
         nothing better.
     num_starts : int, optional
-        Starts side by side, in one vectorised call where the framework has one. Default: 1 for large networks, up to
+        Starts side by side, in one vectorized call where the framework has one. Default: 1 for large networks, up to
         32 for tiny ones; 1 where several cost as much as one after the other (NumPy, and the eager steps of JAX and
         TensorFlow).
     final_tau : float, optional

@@ -24,7 +24,7 @@ __all__ = ["StraightThrough"]
 
 @dataclass(frozen=True, kw_only=True)
 class StraightThrough:
-    """Minimise any differentiable objective over hard plans, with the gradient of weights that stand in for them.
+    """Minimize any differentiable objective over hard plans, with the gradient of weights that stand in for them.
 
     Surrogate weights, at first those of A, are projected onto the orders of B's units: weight matching finds the plan
     pi that brings B nearest to them. The objective looks at ``pi(B)``, and its gradient passes straight through the

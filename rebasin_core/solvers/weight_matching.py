@@ -162,7 +162,7 @@ def descend(
     """
     scores = scores or Scores(graph, backend)
     touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
-    neighbours = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
+    neighbors = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
     if here is None:
         here = params_b.at(plan) if isinstance(params_b, LazyParams) else plan.apply(params_b, graph)
     stale = {g for g in graph.groups if touching[g]}
@@ -176,7 +176,7 @@ def descend(
             for perm, arrays in _steps(graph, params_a, here, group, touching[group], backend, scores):
                 plan = plan.reorder(group, perm)
                 here.update(arrays)
-                stale |= neighbours[group]
+                stale |= neighbors[group]
                 moved = True
             if tell is not None:
                 tell(plan)

@@ -70,7 +70,7 @@ def test_the_evaluation_set_is_fixed_and_weighs_batches_by_size(net, mse):
     ):
         bound = bind(net, objective)
         first = [(weight, sample) for weight, sample in bound.evaluation()]
-        list(islice(bound.stream(np.random.default_rng(0)), 7))  # optimising in between changes nothing
+        list(islice(bound.stream(np.random.default_rng(0)), 7))  # optimizing in between changes nothing
         second = list(bound.evaluation())
         assert len(first) == len(second) == len(data) * len(places)
         for (w, x), (v, y) in zip(first, second, strict=True):
@@ -140,7 +140,7 @@ def test_bad_settings_are_refused_by_name_when_the_objective_is_made(net, mse, b
 
 
 @pytest.mark.parametrize("kind", [Midpoint, RandomPoint])
-def test_batch_normalisation_normalises_by_the_batch_unless_told_otherwise(normed, mse, kind):
+def test_batch_normalization_normalizes_by_the_batch_unless_told_otherwise(normed, mse, kind):
     a, b = normed(1), normed(2)
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 2))
     sample = ((x, y), 0.5) if kind is RandomPoint else (x, y)
@@ -155,7 +155,7 @@ def test_batch_normalisation_normalises_by_the_batch_unless_told_otherwise(norme
         assert_allclose(bound.value(a.params, b.params, sample), expected, rtol=1e-6)
 
 
-def test_normalising_by_the_batch_lets_a_gradient_through(normed, mse):
+def test_normalizing_by_the_batch_lets_a_gradient_through(normed, mse):
     """The weights move the statistics too: against finite differences."""
     a, b = normed(1).params, normed(2).params
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 2))

@@ -189,7 +189,7 @@ def test_rounds_after_the_first_start_sharply_from_the_best_plan(net, mse, monke
         rounds.append({group: np.array(logits) for group, logits in x.items()})
         return original(self, fun, x, *settings)
 
-    monkeypatch.setattr(type(problem.backend), "minimise", spy)
+    monkeypatch.setattr(type(problem.backend), "minimize", spy)
     best = module.Sinkhorn(max_steps=4, num_rounds=1, num_starts=1, max_swaps=0).solve(problem).plan
     module.Sinkhorn(max_steps=4, num_rounds=2, num_starts=1, max_swaps=0, tau=0.5, refine_scale=8.0).solve(problem)
     assert len(rounds) == 3  # the second round is made whether the first found anything or not

@@ -37,7 +37,7 @@ def test_b_moves_onto_a_as_the_same_function(request, record, family, objective,
     chosen = QUICK if solver == "Sinkhorn" else rb.solvers.WeightMatching()
     settings = {"graph": graph, "objective": OBJECTIVES[objective](data), "solver": chosen, "progress": False}
     if solver == "WeightMatching" and objective not in ("L2", "cosine"):
-        with pytest.raises(SettingError, match="cannot minimise"):
+        with pytest.raises(SettingError, match="cannot minimize"):
             rb.align(a, b, data[0], **settings)
         watch.check()
         return
