@@ -9,7 +9,7 @@ import typer
 from rebasin_core.checkpoints.values import moved
 from rebasin_core.commands import options
 from rebasin_core.commands.data_source import DataSource, loss_named, metric_named, read_data
-from rebasin_core.commands.matching import Search, architecture_of, matched
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_picture_out, opened
 from rebasin_core.commands.reporting import Report, reporting
@@ -69,7 +69,7 @@ def barrier(
         model_a, model_b = architecture.load(first), architecture.load(second)
         ends = {"as they are": model_b}
         if align:
-            match = matched(architecture, (first, second), Search(solver, objective, source, loss, seed))
+            match = match_pair(architecture, (first, second), SearchOptions(solver, objective, source, loss, seed))
             ends["aligned"] = architecture.filled(moved(second, match.plans[1], architecture.graph))
             report.say(str(match))
             report.facts["match"] = match.facts()

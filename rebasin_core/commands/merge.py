@@ -15,7 +15,7 @@ from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import averaged, moved
 from rebasin_core.commands import options
 from rebasin_core.commands.data_source import DataSource, loss_named, metric_named, read_data
-from rebasin_core.commands.matching import Search, architecture_of, matched, matched_together
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_all, match_pair
 from rebasin_core.commands.measuring import measured
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_checkpoint_out, opened
@@ -106,12 +106,12 @@ def merge(
         architecture = architecture_of(checkpoints[0], options.source(axes, model, kwargs, inputs), source)
         if source is not None and architecture.model is None:
             raise SettingError("--data: axes alone do not say how to compute with the network; pass --model")
-        search = Search(solver, objective, source, loss, seed)
+        search = SearchOptions(solver, objective, source, loss, seed)
         if len(files) == 2 and method is None:
-            match = matched(architecture, checkpoints, search)
+            match = match_pair(architecture, checkpoints, search)
         else:
             counts = None if t is not None else shares  # two plans are as good wherever between them the mean lies
-            match = matched_together(architecture, checkpoints, search, str(method or MethodName.ITERATIVE), counts)
+            match = match_all(architecture, checkpoints, search, str(method or MethodName.ITERATIVE), counts)
         mean = _Mean(architecture, checkpoints, shares, source if reestimate else None)
         merged = mean.made("merged", match.plans, source if repair else None)
         if source is not None:

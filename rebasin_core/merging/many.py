@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_core.alignment import verified
 from rebasin_core.errors import SettingError
 from rebasin_core.line.mean import as_shares, mean
 from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimated
@@ -24,6 +23,7 @@ from rebasin_core.support.progress import Progress, check_flag, progress_bar
 from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
+from rebasin_core.verification import check_same_function
 
 __all__ = ["METHODS", "MultiAlignment", "align_many"]
 
@@ -303,7 +303,7 @@ def _verify(
     errors = []
     for number, (model, params) in enumerate(zip(networks[1:], rebased[1:], strict=True), start=2):
         with naming(number):
-            errors.append(verified(model, params, example_inputs))
+            errors.append(check_same_function(model, params, example_inputs, f"network {number}"))
     known = [error for error in errors if error is not None]
     return max(known) if len(known) == len(errors) else None
 

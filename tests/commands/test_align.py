@@ -124,14 +124,14 @@ def test_a_file_of_torch_keeps_what_stands_beside_the_weights(rebasin, trained):
 )
 def test_objectives_with_data_compute_with_the_model(rebasin, trained, objective, solver, monkeypatch):
     from rebasin_core import solvers
-    from rebasin_core.commands import matching, options
+    from rebasin_core.solvers import resolve
 
     quick = {
         "straight-through": solvers.StraightThrough(max_steps=3),
         "sinkhorn": solvers.Sinkhorn(max_steps=3, num_rounds=1, num_starts=1),
     }
     if solver in quick:
-        monkeypatch.setitem(matching.SOLVERS, options.SolverName(solver), lambda: quick[solver])
+        monkeypatch.setitem(resolve.SOLVERS, solver, lambda: quick[solver])
     command = ("align", *trained.files[:2], "-o", trained.folder / "out.pt", *trained.architecture)
     chosen = ("--objective", objective, "--solver", solver)
     data = ("--data", f"{trained.factory}:pairs", "--loss", "cross_entropy")
