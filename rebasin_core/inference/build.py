@@ -9,7 +9,7 @@ from rebasin_core.inference.cells import find_cells
 from rebasin_core.inference.expressions import Entries, express, incomplete_cells
 from rebasin_core.inference.local import find_parents
 from rebasin_core.inference.record import Param, Recorder
-from rebasin_core.inference.solve import Solution, solve
+from rebasin_core.inference.solve import NodeClasses, solve
 from rebasin_core.inference.tensors import Ids
 from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group
 from rebasin_core.symmetry.graph import PermutationGraph
@@ -112,7 +112,7 @@ def _graph(
     )
 
 
-def _complete_cells(recorder: Recorder, solution: Solution) -> tuple[Ids, Ids]:
+def _complete_cells(recorder: Recorder, solution: NodeClasses) -> tuple[Ids, Ids]:
     """Cells all of whose products the notation can write, and the position of every leaf within its cell."""
     distinct = {solution.key(ids): ids for param in recorder.params.values() for ids in param.ids}
     while True:
@@ -132,7 +132,7 @@ def _complete_cells(recorder: Recorder, solution: Solution) -> tuple[Ids, Ids]:
             solution.pin(np.flatnonzero(cells == cell), "stands in a product with itself that is not complete")
 
 
-def _ranks(axes: Iterable[Ids], solution: Solution, cells: Ids) -> Ids:
+def _ranks(axes: Iterable[Ids], solution: NodeClasses, cells: Ids) -> Ids:
     """Number the leaves of every cell in the order in which the axes of parameters show them."""
     arrays = [solution.label_array(ids).reshape(-1) for ids in axes]
     shown = np.concatenate([*arrays, np.arange(cells.size)])
@@ -146,7 +146,7 @@ def _ranks(axes: Iterable[Ids], solution: Solution, cells: Ids) -> Ids:
     return rank
 
 
-def _reason(solution: Solution, ids: Ids) -> str:
+def _reason(solution: NodeClasses, ids: Ids) -> str:
     """Why an axis stays: the first reason among those of its leaves."""
     if ids.size == 1:
         return "has a single entry"
@@ -158,7 +158,7 @@ def _reason(solution: Solution, ids: Ids) -> str:
 
 def _name_groups(
     recorder: Recorder,
-    solution: Solution,
+    solution: NodeClasses,
     cells: Ids,
     parents: Mapping[int, int],
     movable: "np.ndarray[tuple[int], np.dtype[np.bool_]]",

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from rebasin_core.inference.record import Recorder, Separation
 from rebasin_core.inference.tensors import Ids, common_cuts, index_along
 
-__all__ = ["Solution", "solve"]
+__all__ = ["NodeClasses", "solve"]
 
 _NO_REASON = np.iinfo(np.int64).max
 # Products of more factors than this, or nested deeper, do not come from networks but from a class inside itself.
@@ -23,7 +23,7 @@ _DEEPEST = 64
 
 
 @dataclass
-class Solution:
+class NodeClasses:
     """Classes of nodes, their labels, and which of them stay.
 
     Attributes
@@ -62,7 +62,7 @@ class Solution:
         return self.labels[self.classes[ids.reshape(-1)]]
 
 
-def solve(recorder: Recorder) -> Solution:
+def solve(recorder: Recorder) -> NodeClasses:
     """Close all equations and resolve every class into its leaves."""
     _pin_unread(recorder)
     separations = list(recorder.separations)
@@ -75,7 +75,7 @@ def solve(recorder: Recorder) -> Solution:
             break
     reason, reasons = _class_reasons(recorder, classes)
     _spread(classes, separations, reason)
-    return Solution(classes, _labels(classes, separations, reason, reasons), reason, reasons)
+    return NodeClasses(classes, _labels(classes, separations, reason, reasons), reason, reasons)
 
 
 def _pin_unread(recorder: Recorder) -> None:

@@ -128,7 +128,7 @@ class AxesSpec:
     ----------
     text : str
         The same in canonical spelling, so that equal specifications print equally.
-    axes : tuple of Fixed, Group, Product or Sum
+    axes : tuple of Fixed, Group, Product, Sum or Gather
         One per axis.
 
     Raises
@@ -196,7 +196,7 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*(?:[./]\w+)*)|(?P<number>\d+)|(
 
 
 class _Parser:
-    """Recursive descent: ``spec := item*``, ``item := . | number | name | name[name] | (product + product ...)``."""
+    """Recursive descent: ``item := . | number | name | name[name] | (product + product ...) | item@[number ...]``."""
 
     def __init__(self, text: str) -> None:
         self.text = text
