@@ -7,11 +7,13 @@ import numpy as np
 
 from rebasin_core.inference.cells import find_cells
 from rebasin_core.inference.expressions import Entries, express, incomplete_cells
+from rebasin_core.inference.links import find_links
 from rebasin_core.inference.local import find_parents
 from rebasin_core.inference.record import Param, Recorder
 from rebasin_core.inference.solve import NodeClasses, solve
 from rebasin_core.inference.tensors import Ids
 from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group
+from rebasin_core.symmetry.explanation import Link
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["build_graph", "in_order"]
@@ -39,8 +41,8 @@ def build_graph(
     Notes
     -----
     Solve the equations (`solve`), find and prove the groups (`cells`), find those that are local to another (`local`),
-    and write every axis in the notation (`expressions`). The cost is N log N in the number of array entries per round;
-    rounds are few.
+    write every axis in the notation (`expressions`), and keep which operations tied the axes of a group (`links`). The
+    cost is N log N in the number of array entries per round; rounds are few.
     """
     solution = solve(recorder)
     cells, rank = _complete_cells(recorder, solution)
@@ -72,22 +74,13 @@ def build_graph(
     for name, (shape, reason) in (fixed or {}).items():
         axes[name], shapes[name] = AxesSpec.of(*[Fixed()] * len(shape)), shape
         pinned |= {(name, axis): reason for axis in range(len(shape))}
-    return _graph(recorder, axes, shapes, pinned, {groups[c].name: size_of[c] for c in groups})
+    links = find_links(recorder, solution, groups, cells, rank)
+    return _graph(recorder, axes, shapes, pinned, {groups[c].name: size_of[c] for c in groups}, links)
 
 
 def in_order(graph: PermutationGraph, names: Iterable[str]) -> PermutationGraph:
     """Return the same graph with its parameters, and with them its groups, in another order."""
-    axes = {name: graph.axes[name] for name in names}
-    groups = dict.fromkeys(group for spec in axes.values() for group in spec.groups)
-    places = [(name, axis) for name in axes for axis in range(len(axes[name]))]
-    return PermutationGraph(
-        axes=axes,
-        shapes={name: graph.shapes[name] for name in axes},
-        groups={group: graph.groups[group] for group in groups},
-        parents={group: graph.parents[group] for group in groups if group in graph.parents},
-        pinned={place: graph.pinned[place] for place in places if place in graph.pinned},
-        buffers=graph.buffers,
-    )
+    return graph.rename({name: name for name in names})
 
 
 def _graph(
@@ -96,6 +89,7 @@ def _graph(
     shapes: dict[str, tuple[int, ...]],
     pinned: dict[tuple[str, int], str],
     sizes: Mapping[str, int],
+    links: Mapping[str, tuple[Link, ...]],
 ) -> PermutationGraph:
     nodes: dict[str, Group] = {}
     for spec in axes.values():
@@ -109,6 +103,7 @@ def _graph(
         parents={name: node.parent for name, node in nodes.items() if node.parent is not None},
         pinned=pinned,
         buffers=frozenset(buffers | recorder.aliases.keys()),
+        links=links,
     )
 
 

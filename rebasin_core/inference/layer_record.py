@@ -80,7 +80,8 @@ class NetworkRecord:
     def run(self, layers: Sequence[Layer], x: Features) -> Features:
         """Record layers one after the other."""
         for layer in layers:
-            x = layer.lower(self, x)
+            with self.p.recorder.during(_title(layer)):
+                x = layer.lower(self, x)
         return x
 
     def unflattened(self, x: Features, size: int, owner: str) -> Tensor:
@@ -97,3 +98,9 @@ class NetworkRecord:
         spread = self.p.constant((places,), reason="places of a flattened image")
         labels = "cs" if x.flattened == "channels_first" else "sc"
         return self.p.reshape(self.p.ein([x.tensor, spread], ["c", "s"], labels), (size,))
+
+
+def _title(layer: Layer) -> str:
+    """What kind of layer it is, and the module whose parameters it reads."""
+    owner = getattr(layer, "name", None) or getattr(layer, "query", None)
+    return type(layer).__name__ + (f" {owner}" if owner else "")

@@ -10,10 +10,13 @@ from typing import NamedTuple, TypeAlias
 
 from rebasin_core.symmetry.display import html_table
 
-__all__ = ["Explanation", "Link", "Place", "chain", "rename_links", "spanning_links"]
+__all__ = ["TWO_NAMES", "Explanation", "Link", "Place", "chain", "rename_links", "spanning_links"]
 
 Place: TypeAlias = tuple[str, int]
 """A parameter and the number of one of its axes."""
+
+
+TWO_NAMES = "two names of one parameter"
 
 
 class Link(NamedTuple):
@@ -113,7 +116,7 @@ def rename_links(links: Iterable[Link], owners: Mapping[str, str]) -> tuple[Link
     def arrive(place: Place) -> None:
         first, *others = named[place[0]]
         went[place] = (first, place[1]), ""
-        found.extend(Link((first, place[1]), (other, place[1]), "two names of one parameter") for other in others)
+        found.extend(Link((first, place[1]), (other, place[1]), TWO_NAMES) for other in others)
 
     for first, second, operation in links:
         if first not in went and first[0] in named:

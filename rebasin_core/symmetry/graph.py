@@ -195,6 +195,7 @@ class PermutationGraph:
 
         Examples
         --------
+        >>> import numpy as np
         >>> graph = PermutationGraph.from_axes({"w": "h"}, {"w": np.ones(3)})
         >>> graph.rename({"layer.weight": "w"}).axes
         {'layer.weight': AxesSpec("h")}

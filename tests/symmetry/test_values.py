@@ -1,4 +1,4 @@
-"""Graphs and plans are values: equal or not, hashed or not by intent, unchangeable, copied and read back as they were."""
+"""Graphs and plans are values: compared to a bool, hashed or not by intent, unchangeable, copied and read back."""
 
 import copy
 import dataclasses
