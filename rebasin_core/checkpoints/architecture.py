@@ -249,12 +249,8 @@ def _of_file(whole: PermutationGraph, file: Checkpoint, names: Mapping[str, str]
     for name in names:
         owners.setdefault(names[name], []).append(name)
     first = {name: owners[name][0] for name in file.tensors}
-    there = {owner: name for name, owner in first.items()}
     return replace(
-        whole,
-        axes={name: whole.axes[owner] for name, owner in first.items()},
-        shapes={name: whole.shapes[owner] for name, owner in first.items()},
-        pinned={(there[name], i): reason for (name, i), reason in whole.pinned.items() if name in there},
+        whole.rename(first),
         # A tied tensor counts under the one name that is left of it.
         buffers=frozenset(name for name in first if whole.buffers.issuperset(owners[name])),
     )
@@ -264,8 +260,6 @@ def _of_model(graph: PermutationGraph, names: Mapping[str, str]) -> PermutationG
     """The graph of the file under the names of the model; a tensor of several names is counted under the first."""
     seen = {names[name]: name for name in reversed(list(names))}
     return replace(
-        graph,
-        axes={name: graph.axes[names[name]] for name in names},
-        shapes={name: graph.shapes[names[name]] for name in names},
+        graph.rename(names),
         buffers=frozenset(name for name in names if names[name] in graph.buffers or seen[names[name]] != name),
     )

@@ -302,8 +302,7 @@ def _verify(
     """Compare every network with its re-based parameters; the largest error, None where outputs cannot be computed."""
     errors = []
     for number, (model, params) in enumerate(zip(networks[1:], rebased[1:], strict=True), start=2):
-        with naming(number):
-            errors.append(check_same_function(model, params, example_inputs, f"network {number}"))
+        errors.append(check_same_function(model, params, example_inputs, f"model {number}"))
     known = [error for error in errors if error is not None]
     return max(known) if len(known) == len(errors) else None
 
