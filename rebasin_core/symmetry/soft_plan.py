@@ -15,7 +15,7 @@ from rebasin_core.symmetry.assignment import linear_assignment
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan, check_fits
 
-__all__ = ["SoftPlan", "matrices_of"]
+__all__ = ["SoftPlan", "matrices_of", "mix_when_used"]
 
 FORMAT = "rebasin-core/soft-plan/1"
 
@@ -158,7 +158,7 @@ class SoftPlan(Mapping[str, Array]):
             transposed[group] = flipped
         return SoftPlan(transposed, self._parents)
 
-    def apply(self, params: Mapping[str, Array], graph: PermutationGraph, deferred: bool = False) -> dict[str, Array]:
+    def apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
         """Mix a dictionary of arrays of the plan's framework; differentiable in the plan and in the arrays.
 
         Parameters
@@ -167,10 +167,6 @@ class SoftPlan(Mapping[str, Array]):
             The network's arrays, of the plan's framework.
         graph : PermutationGraph
             What the plan is of.
-        deferred : bool, default False
-            Let weights of layers be mixed when they are used, where the backend has a method ``deferred_mix``
-            (PyTorch's): the layer then mixes its weight, or what goes in and comes out, whichever is cheaper. For a
-            network that is computed once.
 
         Raises
         ------
@@ -179,6 +175,9 @@ class SoftPlan(Mapping[str, Array]):
         SpecError, ShapeError
             The parameters do.
         """
+        return self._apply(params, graph, deferred=False)
+
+    def _apply(self, params: Mapping[str, Array], graph: PermutationGraph, deferred: bool) -> dict[str, Array]:
         check_fits(self, graph)
         graph.check_params(params)
         moved = {}
@@ -217,6 +216,15 @@ class SoftPlan(Mapping[str, Array]):
         return cls(
             {g: backend.asarray(np.array(m), like=like) for g, m in stored["matrices"].items()}, stored["parents"]
         )
+
+
+def mix_when_used(soft: SoftPlan, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
+    """Mix a dictionary of arrays as `SoftPlan.apply` does, for a network that is computed with them once.
+
+    Where the backend has a method ``deferred_mix`` (PyTorch's), the weight of a layer is mixed when the layer is
+    computed, or what goes in and comes out is, whichever is cheaper: the results are the same up to rounding.
+    """
+    return soft._apply(params, graph, deferred=True)
 
 
 def matrices_of(
