@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.errors import UnsupportedModelError
