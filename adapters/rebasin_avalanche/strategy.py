@@ -14,16 +14,17 @@ from torch import nn
 
 from rebasin_avalanche.batches import ExperienceBatches
 from rebasin_avalanche.checks import check_eval_every, check_experience, check_optimizers, check_plugins
-from rebasin_core.continual import RebasinIncremental
+from rebasin_core.continual import RebasinIncremental, Settings
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.models.model import open_model
+from rebasin_core.support.progress import check_flag
 from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["RebasinStrategy"]
 
 # What a strategy has under a name of Avalanche's, or finds out for itself.
-NOT_SETTINGS = {"model", "example_inputs", "graph", "forward", "loss", "num_epochs", "batch_size"}
+NOT_SETTINGS = {"model", "example_inputs", "graph", "forward", "loss", "settings", "num_epochs", "batch_size"}
 
 
 def _spelled_out(function: Callable[..., None]) -> Signature:
@@ -150,8 +151,9 @@ class RebasinStrategy(SupervisedTemplate):
             )
         loss = opened.loss(criterion)  # before any work, too
         self._opened, self._graph, self._loss = opened, graph, criterion
-        self._settings = {**settings, "num_epochs": train_epochs, "batch_size": train_mb_size}
-        self._check_settings()
+        self._progress = settings.pop("progress", True)
+        check_flag(progress=self._progress)
+        self._settings = Settings(**settings, num_epochs=train_epochs, batch_size=train_mb_size)
         self.learner: RebasinIncremental | None = None
         self._is_known = False
         super().__init__(
@@ -168,14 +170,6 @@ class RebasinStrategy(SupervisedTemplate):
         )
 
     __init__.__signature__ = _spelled_out(__init__)  # type: ignore[attr-defined]
-
-    def _check_settings(self) -> None:
-        """Raise now, and not with the first data, on a setting out of its range: one layer is told them all."""
-        layer = {"w": np.zeros((2, 1))}
-        graph = PermutationGraph.from_axes({"w": "h ."}, layer)
-        given = {name: value for name, value in self._settings.items() if name != "groups"}
-        checked = RebasinIncremental(layer, graph=graph, forward=lambda params, x: x, loss=lambda out, y: out, **given)
-        self._seed = checked.settings.seed
 
     def remember(self, experience: Any, **kwargs: Any) -> dict[str, Any]:
         """Count an experience as learned that the model knows already, and put samples of it into the memory.
@@ -207,7 +201,7 @@ class RebasinStrategy(SupervisedTemplate):
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
         """Let the model grow with the experience; new units are drawn by `seed`, and torch's random state stays."""
         tasks = 0 if self.learner is None else len(self.learner.reports)
-        seed = int(np.random.SeedSequence([self._seed, tasks, 2]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self._settings.seed, tasks, 2]).generate_state(1)[0])
         with self._opened.keep_random_state(seed):
             adapted: nn.Module = super().model_adaptation(model)
         return adapted
@@ -241,5 +235,7 @@ class RebasinStrategy(SupervisedTemplate):
             if not any(isinstance(module, DynamicModule) for module in self.model.modules()):
                 self._graph = graph  # what does not grow is followed once
         if self.learner is None:
-            return RebasinIncremental(self.model, graph=graph, loss=self._loss, **self._settings)
+            return RebasinIncremental(
+                self.model, graph=graph, loss=self._loss, settings=self._settings, progress=self._progress
+            )
         return self.learner.with_model(self.model, graph=graph)

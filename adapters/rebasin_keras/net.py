@@ -1,24 +1,20 @@
 """A re-basin network to train with ``fit``: a model whose trainable weights are the logits of a soft plan."""
 
-import math
 import re
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import keras
-import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.dtypes import is_floating
-from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
+from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.line.mean import lerp
-from rebasin_core.support.settings import at_least
+from rebasin_core.support.settings import at_least, not_negative
 from rebasin_core.symmetry.action import act
-from rebasin_core.symmetry.assignment import linear_assignment
 from rebasin_core.symmetry.graph import PermutationGraph
-from rebasin_core.symmetry.plan import Plan, check_fits
-from rebasin_core.symmetry.soft_plan import SoftPlan
+from rebasin_core.symmetry.learned_plan import LearnedPlan, assign, check_graph, initial_logits
+from rebasin_core.symmetry.plan import Plan
 from rebasin_keras.copies import rebuilt
 from rebasin_keras.functional import forward_function
 from rebasin_keras.pairs import check_pair
@@ -27,7 +23,7 @@ from rebasin_keras.variables import parameters_of
 __all__ = ["RebasinModel"]
 
 
-class RebasinModel(keras.Model):
+class RebasinModel(LearnedPlan, keras.Model):
     """A model re-based by a plan that is learned (the paper's re-basin network), for ``compile`` and ``fit``.
 
     Its trainable weights are the logits, one matrix per permutation group, and nothing else: any optimiser, loss and
@@ -73,8 +69,8 @@ class RebasinModel(keras.Model):
 
     Notes
     -----
-    The hard plan is assigned on the host, anew in each batch outside of training; for many batches, take `rebased`
-    once. On TensorFlow that cannot be compiled by XLA, so ``jit_compile="auto"`` means no here.
+    The hard plan is assigned on the host, once more in each batch outside of training; for many batches, take
+    `model` once. On TensorFlow that cannot be compiled by XLA, so ``jit_compile="auto"`` means no here.
 
     Examples
     --------
@@ -89,7 +85,7 @@ class RebasinModel(keras.Model):
     >>> history = net.fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
     >>> [tuple(w.shape) for w in net.trainable_weights], net.plan()["dense"].shape
     ([(8, 8)], (8,))
-    >>> type(net.rebased()).__name__
+    >>> type(net.model()).__name__
     'Sequential'
     """
 
@@ -108,27 +104,19 @@ class RebasinModel(keras.Model):
         name: str | None = None,
     ) -> None:
         params = _checked(model, graph)
-        _check_number("tau", tau, positive=True)
-        _check_number("init_scale", init_scale, positive=False)
-        at_least(1, num_iters=num_iters)
+        logits = initial_logits(graph, params, tau, num_iters, init, init_scale)
         at_least(0, seed=seed)
         if place != "random":
-            _check_number("place", place, positive=False)
+            not_negative(place=place)
         if anchor is not None:
             _checked(anchor, graph)
             check_pair(anchor, model)
-        start = Plan.identity(graph) if init is None else init
-        check_fits(start, graph)
-        dtype = _logits_dtype(params, graph)
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=name, dtype=next(iter(logits.values())).dtype.name)
         self.graph, self.tau, self.num_iters, self.place = graph, float(tau), int(num_iters), place
         template = rebuilt(model, params)
         # In an object that Keras does not look into: the template's weights are not weights of this model.
         self._template = _Untracked(template, forward_function(template))
-        self._logits = {
-            group: self._add("logits", group, init_scale * self.tau * np.eye(perm.shape[-1])[perm], dtype)
-            for group, perm in start.items()
-        }
+        self._logits = {group: self._add("logits", group, x, trainable=True) for group, x in logits.items()}
         self._fixed = {name: self._add("model", name, x) for name, x in params.items()}
         self._anchor = (
             {name: self._add("anchor", name, x) for name, x in parameters_of(anchor).items()}
@@ -145,23 +133,17 @@ class RebasinModel(keras.Model):
         """The trainable weights, by group: shape (n, n), or (parent, n, n) for a group local to another."""
         return dict(self._logits)
 
-    def soft_plan(self) -> SoftPlan:
-        """Return the doubly stochastic matrices ``S_tau(logits)``, differentiable."""
-        return SoftPlan.from_logits(_values(self._logits), self.graph.parents, self.tau, self.num_iters)
-
-    def plan(self) -> Plan:
-        """Return the nearest hard plan: a linear assignment on the logits of every group."""
-        logits = _values(self._logits)
-        return Plan({group: _assign(get_backend(x).to_numpy(x)) for group, x in logits.items()}, self.graph.parents)
+    def model(self) -> Any:
+        """Return a copy of the model re-based by the hard plan: the same type and the same function."""
+        return rebuilt(self._template.model, self.plan().apply(self._original(), self.graph))
 
     def rebased(self) -> Any:
-        """Return a copy of the model re-based by the hard plan: the same type and the same function."""
-        return rebuilt(self._template.model, self.plan().apply(_values(self._fixed), self.graph))
+        """Return what `model` does."""
+        return self.model()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Run the model: softly re-based in training, by the hard plan otherwise; with an anchor, on the line."""
-        fixed = _values(self._fixed)
-        params = self.soft_plan().apply(fixed, self.graph) if training else self._hard(fixed)
+        params = self.soft_parameters() if training else self._hard(self._original())
         if self._anchor:
             params = self._on_the_line(_values(self._anchor), params, bool(training))
         return self._template.forward(params, inputs)
@@ -169,16 +151,21 @@ class RebasinModel(keras.Model):
     def build(self, input_shape: Any = None) -> None:
         """Do nothing: all weights exist from the start."""
 
-    def _add(self, kind: str, name: str, values: Any, trainable_dtype: str | None = None) -> Any:
-        """Add a weight; one with a dtype of its own is trained."""
+    def _logit_values(self) -> dict[str, Any]:
+        return _values(self._logits)
+
+    def _original(self) -> dict[str, Any]:
+        return _values(self._fixed)
+
+    def _add(self, kind: str, name: str, values: Any, trainable: bool = False) -> Any:
         # Keras wants no slash in a name, torch no dot; the number tells apart what is then spelled alike.
         spelled = f"{kind}_{len(self.weights)}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
         weight = self.add_weight(
             name=spelled,
             shape=tuple(values.shape),
-            dtype=trainable_dtype or keras.backend.standardize_dtype(values.dtype),
+            dtype=keras.backend.standardize_dtype(values.dtype),
             initializer="zeros",
-            trainable=trainable_dtype is not None,
+            trainable=trainable,
             autocast=False,  # a global mixed-precision policy would round the weights
         )
         weight.assign(values)
@@ -187,12 +174,12 @@ class RebasinModel(keras.Model):
     def _hard(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Re-base by the nearest hard plan, in compiled functions too."""
         actions = {}
-        for group, logits in _values(self._logits).items():
+        for group, logits in self._logit_values().items():
             backend = get_backend(logits)
             if backend.is_concrete(logits):
-                actions[group] = backend.asarray(_assign(backend.to_numpy(logits)), like=logits, dtype="int64")
+                actions[group] = backend.asarray(assign(backend.to_numpy(logits)), like=logits, dtype="int64")
             else:
-                actions[group] = backend.call_on_host(_assign, logits, tuple(logits.shape[:-1]))  # type: ignore[attr-defined]
+                actions[group] = backend.call_on_host(assign, logits, tuple(logits.shape[:-1]))  # type: ignore[attr-defined]
         axes, sizes = self.graph.axes, self.graph.groups
         return {name: act(get_backend(x), x, axes[name], sizes, actions) for name, x in params.items()}
 
@@ -216,10 +203,6 @@ class _Untracked:
         self.model, self.forward = model, forward
 
 
-def _assign(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.asarray(linear_assignment(np.asarray(logits, dtype=np.float64)), dtype=np.int64)
-
-
 def _values(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: variable.value for name, variable in variables.items()}
 
@@ -228,26 +211,6 @@ def _checked(model: Any, graph: Any) -> dict[str, Any]:
     """Weights of a model that fits the graph."""
     if not isinstance(model, keras.Model):
         raise UnsupportedModelError(f"expected a keras.Model, got {type(model).__name__}")
-    if not isinstance(graph, PermutationGraph):
-        raise SpecError(
-            f"expected a PermutationGraph, got {type(graph).__name__}; make one with "
-            f"rebasin_core.permutation_graph(model)"
-        )
     params = parameters_of(model)
-    graph.check_params(params, "the model")
-    if not graph.groups:
-        raise SpecError("the graph has no permutation group: there is nothing to learn")
+    check_graph(graph, params, "permutation_graph(model)")
     return params
-
-
-def _logits_dtype(params: Mapping[str, Any], graph: PermutationGraph) -> str:
-    """Dtype that logits should have: that of the weights, but at least float32."""
-    moving = {keras.backend.standardize_dtype(x.dtype) for name, x in params.items() if graph.axes[name].groups}
-    return "float64" if "float64" in moving else "float32"
-
-
-def _check_number(name: str, value: Any, positive: bool) -> None:
-    valid = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-    if not valid or value < 0 or (positive and value == 0):
-        wanted = "a positive number" if positive else "a number of at least 0"
-        raise SettingError(f"expected {name} as {wanted}, got {value!r}")

@@ -6,6 +6,7 @@ number of products that depends on the layer alone, the second one that grows wi
 pixels) at which the layer is applied: a wide convolution late in a network sees few of them.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -13,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 
 __all__ = ["DeferredMix", "deferred_mix"]
 
 _CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-_SCALINGS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.multiply, Tensor.multiply}
-_DIVISIONS = {torch.div, Tensor.div, Tensor.__truediv__, torch.true_divide, torch.divide, Tensor.divide}
-_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _METADATA = {
     Tensor.shape.__get__,  # type: ignore[attr-defined]
     Tensor.dtype.__get__,  # type: ignore[attr-defined]
@@ -33,6 +32,9 @@ _METADATA = {
     Tensor.is_complex,
     Tensor.is_inference,
 }
+_IN_PLACE = re.compile(r".*[^_]_|__i(?!nvert|nt|ndex).*__|__set.*__")
+_LARGEST = 2.0**64
+"""Divisors beyond it come back as a factor that could be lost."""
 
 
 def deferred_mix(
@@ -45,9 +47,9 @@ def deferred_mix(
 class DeferredMix(Tensor):
     """``offset + scale * mix()``: a weight of which one part is mixed by a soft plan, not yet computed.
 
-    Linear layers and convolutions without groups choose how to compute with it; scaling it and adding a tensor to it
-    keep it deferred, so that a point of a line is deferred as its end is. Whatever else is done with it computes it
-    first, once, so that nobody need know it is none of the usual tensors. Gradients reach what it is made of.
+    Linear layers and convolutions without groups choose how to compute with it; a share of it, and the sum with a
+    tensor like it, are deferred in turn (a point of a line is as its end is). Whatever else is done with it computes it
+    first, once: it behaves as the usual tensor would, up to rounding. Gradients reach what it is made of.
 
     Parameters
     ----------
@@ -98,19 +100,21 @@ class DeferredMix(Tensor):
         """Do what `func` does, by the cheaper way where there are two."""
         kwargs = dict(kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _METADATA:
+            if func in _METADATA and _is_deferred(args[0]):
                 return func(*args, **kwargs)
-            if func in _SCALINGS and len(args) == 2 and not kwargs:
-                return _scaled(*args)
-            if func in _DIVISIONS and len(args) == 2 and not kwargs and isinstance(args[1], (int, float)):
-                return _scaled(args[0], 1.0 / args[1])
-            if func in _SUMS and len(args) == 2 and not kwargs:
-                return _sum(*args)
+            if func in _KEEPING and len(args) == 2 and not kwargs:
+                kept = _KEEPING[func](*args)
+                if kept is not None:
+                    return kept
             if func is functional.linear:
                 return _linear(*args, **kwargs)
             if func in _CONVOLUTIONS:
                 return _convolution(func, *args, **kwargs)
-            args, kwargs = torch.utils._pytree.tree_map_only(DeferredMix, DeferredMix.compute, (args, kwargs))
+            leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, DeferredMix)]
+            if _IN_PLACE.fullmatch(getattr(func, "__name__", "")) or "out" in kwargs:
+                for x in leaves:
+                    x.computed = x.compute().clone()  # others may hold what was computed
+            args, kwargs = pytree.tree_map_only(DeferredMix, DeferredMix.compute, (args, kwargs))
             return func(*args, **kwargs)
 
     @classmethod
@@ -119,7 +123,8 @@ class DeferredMix(Tensor):
     ) -> Any:
         """Refuse: past `__torch_function__` the gradient would be lost."""
         raise TypeError(
-            f"{func} cannot take a weight that is mixed when it is used; pass deferred=False where it was made"
+            f"{func} cannot take a weight that is mixed when it is used; pass net.soft_parameters() in place of the "
+            f"weights of a training call"
         )
 
 
@@ -127,33 +132,84 @@ def _is_one(scale: Any) -> bool:
     return isinstance(scale, float) and scale == 1.0
 
 
+def _is_deferred(x: Any) -> bool:
+    """Whether a weight is still to be mixed: what has been computed is a tensor like any other."""
+    return isinstance(x, DeferredMix) and x.computed is None
+
+
 def _computed(x: Any) -> Any:
     return x.compute() if isinstance(x, DeferredMix) else x
 
 
-def _scaled(x: Any, y: Any) -> Tensor:
+def _scaled(x: Any, y: Any) -> Tensor | None:
+    """``x * y`` as a deferred weight, for a factor that cannot overflow or change the dtype; otherwise None."""
     mixed, factor = (x, y) if isinstance(x, DeferredMix) else (y, x)
-    if isinstance(factor, Tensor) and (factor.ndim or isinstance(factor, DeferredMix)):
-        return torch.mul(_computed(x), _computed(y))
+    if not _is_deferred(mixed):
+        return None
+    if isinstance(factor, Tensor):
+        dtype = mixed.weight.dtype
+        if factor.ndim or factor.device != mixed.weight.device or torch.result_type(mixed.weight, factor) != dtype:
+            return None
+    elif type(factor) not in (int, float) or not abs(factor) <= 1:
+        return None
     offset = None if mixed.offset is None else factor * mixed.offset
     return DeferredMix(mixed.weight, mixed.rows, mixed.columns, mixed.mix, factor * mixed.scale, offset)
 
 
-def _sum(x: Any, y: Any) -> Tensor:
+def _divided(x: Any, y: Any) -> Tensor | None:
+    """``x / y`` for a number of at least one."""
+    return _scaled(x, 1.0 / y) if type(y) in (int, float) and 1 <= abs(y) <= _LARGEST else None
+
+
+def _sum(x: Any, y: Any) -> Tensor | None:
+    """``x + y`` as a deferred weight, where `y` is a tensor like it; otherwise None."""
     mixed, other = (x, y) if isinstance(x, DeferredMix) else (y, x)
-    if not isinstance(other, Tensor) or isinstance(other, DeferredMix) or other.shape != mixed.weight.shape:
-        return torch.add(_computed(x), _computed(y))
+    if not _is_deferred(mixed) or not isinstance(other, Tensor) or isinstance(other, DeferredMix):
+        return None
+    like = mixed.weight
+    if (other.shape, other.dtype, other.device, other.layout) != (like.shape, like.dtype, like.device, torch.strided):
+        return None
     offset = other if mixed.offset is None else mixed.offset + other
     return DeferredMix(mixed.weight, mixed.rows, mixed.columns, mixed.mix, mixed.scale, offset)
 
 
+_KEEPING: dict[Any, Callable[[Any, Any], Tensor | None]] = {
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _scaled),
+    **dict.fromkeys((torch.multiply, Tensor.multiply), _scaled),
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), _divided),
+    **dict.fromkeys((torch.true_divide, torch.divide, Tensor.true_divide, Tensor.divide), _divided),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _sum),
+}
+"""Operations that keep a weight deferred, so that a point of a line is deferred as its end is."""
+
+
+def _fits(input: Any, weight: Any, bias: Any, ndim: int | None) -> bool:
+    """Whether a layer takes this input and bias, and computes in their dtype: what may be rearranged.
+
+    `ndim` counts the axes of the input of a convolution, (batch, channels, ...); None for a linear layer.
+    """
+    if not _is_deferred(weight) or not isinstance(input, Tensor) or isinstance(input, DeferredMix):
+        return False
+    like, (outputs, inputs, *taps) = (weight.weight.dtype, weight.weight.device), weight.weight.shape
+    takes = input.ndim > 0 and not taps if ndim is None else input.ndim == ndim == len(taps) + 2
+    return (
+        takes
+        and input.shape[-1 if ndim is None else 1] == inputs
+        and (input.dtype, input.device) == like
+        and (bias is None or (isinstance(bias, Tensor) and (bias.dtype, bias.device) == like))
+        and (bias is None or bias.shape == (outputs,))
+        and not torch.is_autocast_enabled(input.device.type)
+    )
+
+
 def _linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
     bias = _computed(bias)
-    if not isinstance(weight, DeferredMix) or isinstance(input, DeferredMix):
+    cheaper = False
+    if _fits(input, weight, bias, None):
+        places = input.numel() // max(1, input.shape[-1])
+        cheaper = _cheaper_outside(weight, places, places, input)
+    if not cheaper:
         return functional.linear(_computed(input), _computed(weight), bias)
-    places = input.numel() // max(1, input.shape[-1])
-    if not _cheaper_outside(weight, places, places, input.requires_grad):
-        return functional.linear(input, weight.compute(), bias)
     x = input if weight.columns is None else input @ weight.columns
     y = functional.linear(x, weight.weight)
     y = y if weight.rows is None else y @ weight.rows.mT
@@ -171,14 +227,13 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor:
     bias, settings = _computed(bias), (stride, padding, dilation, groups)
-    dims = _CONVOLUTIONS[func]
-    plain = isinstance(weight, DeferredMix) and not isinstance(input, DeferredMix)
-    if not plain or groups != 1 or input.ndim != dims + 2:
+    cheaper = False
+    if groups == 1 and _fits(input, weight, bias, _CONVOLUTIONS[func] + 2):
+        before = input.shape[0] * input.shape[2:].numel()
+        after = func(input.to("meta"), weight.weight.to("meta"), None, *settings)
+        cheaper = _cheaper_outside(weight, before, after.shape[0] * after.shape[2:].numel(), input)
+    if not cheaper:
         return func(_computed(input), _computed(weight), bias, *settings)  # type: ignore[no-any-return]
-    before = input.shape[0] * input.shape[2:].numel()
-    after = func(input.to("meta"), weight.weight.to("meta"), None, *settings)
-    if not _cheaper_outside(weight, before, after.shape[0] * after.shape[2:].numel(), input.requires_grad):
-        return func(input, weight.compute(), bias, *settings)  # type: ignore[no-any-return]
     x = input if weight.columns is None else _mix_channels(input, weight.columns)
     y = func(x, weight.weight, None, *settings)
     y = y if weight.rows is None else _mix_channels(y, weight.rows.mT)
@@ -201,7 +256,7 @@ def _together(
     return y + (bias if axis == -1 else bias.reshape(-1, *[1] * (y.ndim - 2)))
 
 
-def _cheaper_outside(weight: DeferredMix, places_in: int, places_out: int, input_gradient: bool) -> bool:
+def _cheaper_outside(weight: DeferredMix, places_in: int, places_out: int, input: Tensor) -> bool:
     """Whether mixing what goes in and comes out takes fewer multiplications than mixing the weight, backward included.
 
     A product whose factors both want a gradient takes two more backward, else one. ``Q^T`` is mixed into the weight
@@ -209,6 +264,7 @@ def _cheaper_outside(weight: DeferredMix, places_in: int, places_out: int, input
     """
     if not torch.is_grad_enabled():
         return False  # a weight may be used many times, and is then mixed once
+    input_gradient = input.requires_grad
     outputs, inputs, taps = weight.weight.shape[0], weight.weight.shape[1], weight.weight.shape[2:].numel()
     size = outputs * inputs * taps
     by_rows, by_columns = weight.rows is not None, weight.columns is not None

@@ -1,7 +1,8 @@
 """A module as a function of its tensors and its inputs.
 
 The function runs on a private copy in eval mode: no dropout, no update of running statistics, whatever mode the user's
-module is in. Buffers are handed in as copies, so that code which counts or caches in them leaves no trace.
+module is in. Buffers are handed in as copies, so that code which counts or caches in them leaves no trace; nor does
+code that does so in attributes.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import DataError, RebasinError
 from rebasin_torch.copies import skeleton
+from rebasin_torch.leftovers import alone_and_traceless
 from rebasin_torch.norms import differentiable_statistics
 from rebasin_torch.state import every_tensor, weights_device
 
@@ -51,7 +53,8 @@ def run(
     state = {name: x.clone() if name in buffers else x for name, x in tensors.items()}
     args, kwargs = to_tensors((args, dict(kwargs)), state)
     try:
-        with differentiable_statistics({name: state[name] for name in buffers if name in state}):
+        statistics = {name: state[name] for name in buffers if name in state}
+        with alone_and_traceless(body), differentiable_statistics(statistics):
             # The names of a tied tensor all have their value, which is the same; torch need not tie them anew.
             return functional_call(body, state, args, dict(kwargs), tie_weights=False)
     except (RebasinError, torch.OutOfMemoryError):

@@ -1,30 +1,24 @@
 """A re-basin network to train by hand: a module whose parameters are the logits of a soft plan."""
 
-import math
-from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
-from rebasin_core.support.settings import at_least
-from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.symmetry.graph import PermutationGraph
-from rebasin_core.symmetry.plan import Plan, check_fits
-from rebasin_core.symmetry.soft_plan import SoftPlan
+from rebasin_core.symmetry.learned_plan import LearnedPlan, check_graph, initial_logits
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.soft_plan import SoftPlan, mix_when_used
 from rebasin_torch.copies import rebuilt, skeleton
 from rebasin_torch.dynamo import not_compiled
 from rebasin_torch.functional import evaluation_skeleton, run
-from rebasin_torch.state import every_tensor, parameters_of
-from rebasin_torch.values import to_host
+from rebasin_torch.state import every_tensor, parameters_of, weights_device
 
 __all__ = ["RebasinNet"]
 
 
-class RebasinNet(nn.Module):
+class RebasinNet(LearnedPlan, nn.Module):
     """A module re-based by a plan that is learned (the paper's re-basin network).
 
     Its parameters are the logits, one matrix per permutation group, and nothing else: hand ``net.parameters()`` to any
@@ -108,31 +102,18 @@ class RebasinNet(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise UnsupportedModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
-        if not isinstance(graph, PermutationGraph):
-            raise SpecError(
-                f"expected a PermutationGraph, got {type(graph).__name__}; make one with "
-                f"rebasin_core.permutation_graph(model, *example_inputs)"
-            )
-        _check_number("tau", tau, positive=True)
-        _check_number("init_scale", init_scale, positive=False)
-        at_least(1, num_iters=num_iters)
         params = parameters_of(model)
-        graph.check_params(params, "the model")
-        if not graph.groups:
-            raise SpecError("the graph has no permutation group: there is nothing to learn")
-        start = Plan.identity(graph) if init is None else init
-        check_fits(start, graph)
+        check_graph(graph, params, "permutation_graph(model, *example_inputs)")
+        logits = initial_logits(graph, params, tau, num_iters, init, init_scale)
         self.graph, self.tau, self.num_iters = graph, float(tau), int(num_iters)
         self._names = tuple(params)
         self._called = tuple(every_tensor(model))
         self._state_buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
         for name, x in {**every_tensor(model), **params}.items():
             self.register_buffer(_key("model", name), x.detach().clone(), persistent=name in params)
-        like = _logits_like(params, graph)
-        for group, perm in start.items():
-            height = init_scale * self.tau * np.eye(perm.shape[-1])[perm]
-            values = torch.tensor(height, dtype=like.dtype, device=like.device)
-            self.register_parameter(_key("logits", group), nn.Parameter(values))
+        device = weights_device(params)
+        for group, values in logits.items():
+            self.register_parameter(_key("logits", group), nn.Parameter(torch.tensor(values, device=device)))
         # Past nn.Module's own bookkeeping: their tensors, on meta, are neither parameters nor buffers of this network.
         object.__setattr__(self, "_template", skeleton(model))
         object.__setattr__(self, "_body", evaluation_skeleton(skeleton(model)))
@@ -141,24 +122,6 @@ class RebasinNet(nn.Module):
     def logits(self) -> dict[str, nn.Parameter]:
         """The parameters, by group: shape (n, n), or (parent, n, n) for a group local to another."""
         return {group: self.get_parameter(_key("logits", group)) for group in self.graph.groups}
-
-    def soft_plan(self) -> SoftPlan:
-        """Return the doubly stochastic matrices ``S_tau(logits)``, differentiable."""
-        return SoftPlan.from_logits(self.logits, self.graph.parents, self.tau, self.num_iters)
-
-    def soft_parameters(self, deferred: bool = False) -> dict[str, Tensor]:
-        """Return the module's tensors, buffers too, mixed by the soft plan (Eq. 6); differentiable in the logits.
-
-        With ``deferred=True`` weights of linear layers and convolutions are mixed when they are used, or what goes in
-        and comes out is, if that is cheaper: choose it when a network is computed with them, once. They pass for
-        tensors: scaled, or with a tensor added, they stay deferred, and anything else computes them.
-        """
-        return self.soft_plan().apply(self._original(), self.graph, deferred)
-
-    def plan(self) -> Plan:
-        """Return the nearest hard plan: a linear assignment on the logits of every group."""
-        hard = {group: linear_assignment(to_host(x).astype(np.float64)) for group, x in self.logits.items()}
-        return Plan(hard, self.graph.parents)
 
     def model(self) -> nn.Module:
         """Return a copy of the module re-based by the hard plan: the same type, the same function, on this device."""
@@ -178,12 +141,15 @@ class RebasinNet(nn.Module):
     # Its loops depend on values, and linear assignment runs on the host: nothing for a compiler.
     @not_compiled  # type: ignore[untyped-decorator,unused-ignore]
     def _rebased(self) -> dict[str, Tensor]:
-        if self.training:
-            return {**self._all(), **self.soft_parameters(deferred=not torch.compiler.is_compiling())}
-        return {**self._all(), **self.plan().apply(self._original(), self.graph)}
+        if not self.training:
+            return {**self._all(), **self.plan().apply(self._original(), self.graph)}
+        mix = SoftPlan.apply if torch.compiler.is_compiling() else mix_when_used
+        return {**self._all(), **mix(self.soft_plan(), self._original(), self.graph)}
+
+    def _logit_values(self) -> dict[str, nn.Parameter]:
+        return self.logits
 
     def _original(self) -> dict[str, Tensor]:
-        """Tensors of the module's state dictionary, as the graph names them."""
         return {name: self.get_buffer(_key("model", name)) for name in self._names}
 
     def _all(self) -> dict[str, Tensor]:
@@ -191,19 +157,9 @@ class RebasinNet(nn.Module):
 
 
 def _key(kind: str, name: str) -> str:
-    """Name for `nn.Module`, which keeps the dot for itself; the kind keeps it clear of the module's own attributes."""
-    return f"{kind}:{name.replace('.', '/')}"
+    """Name for `nn.Module`, which keeps the dot for itself: another for every name, readable for the usual ones.
 
-
-def _logits_like(params: Mapping[str, Tensor], graph: PermutationGraph) -> Tensor:
-    """A tensor of the dtype and device that logits should have: that of the weights, but at least float32."""
-    moving = [x for name, x in params.items() if graph.axes[name].groups and x.is_floating_point()]
-    dtype = torch.float64 if any(x.dtype is torch.float64 for x in moving) else torch.float32
-    return torch.empty((), dtype=dtype, device=next(iter(params.values())).device)
-
-
-def _check_number(name: str, value: Any, positive: bool) -> None:
-    valid = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-    if not valid or value < 0 or (positive and value == 0):
-        wanted = "a positive number" if positive else "a number of at least 0"
-        raise SettingError(f"expected {name} as {wanted}, got {value!r}")
+    The kind keeps it clear of the module's own attributes. The dot is written as a slash, and what would then read
+    alike is escaped, as in a JSON pointer.
+    """
+    return f"{kind}:{name.replace('~', '~0').replace('/', '~1').replace('.', '/')}"

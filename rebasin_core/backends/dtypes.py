@@ -6,7 +6,7 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array, Backend, DtypeName
 
-__all__ = ["all_finite", "is_floating", "is_narrow", "resolution", "widened"]
+__all__ = ["all_finite", "is_floating", "is_inexact", "is_narrow", "resolution", "widened"]
 
 # NumPy has no finfo for these; the names of types of 8, 6 and 4 bits say it: float8_e4m3fn has 3 bits of mantissa.
 _BFLOAT16 = 2.0**-7
@@ -22,6 +22,17 @@ def is_floating(dtype: DtypeName) -> bool:
     (True, False, False)
     """
     return "float" in dtype
+
+
+def is_inexact(dtype: DtypeName) -> bool:
+    """Whether a dtype holds numbers that can be averaged, real or complex: no counters and no flags.
+
+    Examples
+    --------
+    >>> is_inexact("bfloat16"), is_inexact("complex64"), is_inexact("bool")
+    (True, True, False)
+    """
+    return is_floating(dtype) or "complex" in dtype
 
 
 def resolution(dtype: DtypeName) -> float:

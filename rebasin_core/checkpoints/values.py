@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import widened
+from rebasin_core.backends.dtypes import is_inexact, widened
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.errors import SettingError, SpecError
-from rebasin_core.line.mean import between, is_averaged, steps
+from rebasin_core.line.mean import between, steps
 from rebasin_core.models.model import check_same_shapes
 from rebasin_core.solvers.lazy import reorder
 from rebasin_core.support.chunks import CHUNK
@@ -49,7 +49,7 @@ def averaged(
         One per file; the identity for the one whose order the others take.
     weights : sequence of float
         What each counts; they sum to 1. ``(1 - t, t)`` is the place t on the line between two. Tensors that have no
-        mean (`rebasin_core.line.mean.is_averaged`) are those of the first.
+        mean (`rebasin_core.backends.dtypes.is_inexact`) are those of the first.
     graph : PermutationGraph
         Of all of them.
 
@@ -86,7 +86,7 @@ def averaged(
     check_graph(files[0], graph)
 
     def tensor(name: str) -> np.ndarray[Any, Any]:
-        if not is_averaged(files[0].tensors[name].dtype):
+        if not is_inexact(files[0].tensors[name].dtype):
             return reorder(files[0].read(name), name, plans[0], graph)
         (first, _), *others = steps(weights)
         total = reorder(read_wide(files[first], name), name, plans[first], graph)

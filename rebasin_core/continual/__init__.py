@@ -3,5 +3,6 @@
 from rebasin_core.continual.incremental import RebasinIncremental
 from rebasin_core.continual.memory import TaskMemory
 from rebasin_core.continual.report import TaskReport
+from rebasin_core.continual.settings import Settings
 
-__all__ = ["RebasinIncremental", "TaskMemory", "TaskReport"]
+__all__ = ["RebasinIncremental", "Settings", "TaskMemory", "TaskReport"]

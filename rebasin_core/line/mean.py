@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import widened
-from rebasin_core.backends.protocol import Array, DtypeName
+from rebasin_core.backends.dtypes import is_inexact, widened
+from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
 
-__all__ = ["as_place", "as_shares", "between", "is_averaged", "lerp", "mean", "steps"]
+__all__ = ["as_place", "as_shares", "between", "lerp", "mean", "steps"]
 
 
 def as_shares(t: Any, weights: Sequence[Any] | None, count: int) -> tuple[float, ...]:
@@ -63,17 +63,6 @@ def as_place(t: Any) -> float:
     return place
 
 
-def is_averaged(dtype: DtypeName) -> bool:
-    """Whether arrays of a dtype have a mean: floating and complex ones; whole numbers and booleans count or switch.
-
-    Examples
-    --------
-    >>> is_averaged("bfloat16"), is_averaged("complex64"), is_averaged("int64"), is_averaged("bool")
-    (True, True, False, False)
-    """
-    return "float" in dtype or "complex" in dtype
-
-
 def mean(networks: Sequence[Mapping[str, Array]], shares: Sequence[float]) -> dict[str, Array]:
     """Weighted mean of the parameters of networks of one architecture.
 
@@ -84,7 +73,7 @@ def mean(networks: Sequence[Mapping[str, Array]], shares: Sequence[float]) -> di
     Parameters
     ----------
     networks : sequence of mappings of str to array
-        Their arrays, of any framework. Those that have no mean (see `is_averaged`) are taken from the first.
+        Their arrays, of any framework. Those that have no mean (see `is_inexact`) are taken from the first.
     shares : sequence of float
         What each counts; they sum to 1. See `as_shares`.
 
@@ -101,9 +90,7 @@ def mean(networks: Sequence[Mapping[str, Array]], shares: Sequence[float]) -> di
     {'w': array([1.25, 3.  ]), 'steps': array(7)}
     """
     return {
-        name: _mean_array([network[name] for network in networks], shares)
-        if is_averaged(get_backend(x).dtype(x))
-        else x
+        name: _mean_array([network[name] for network in networks], shares) if is_inexact(get_backend(x).dtype(x)) else x
         for name, x in networks[0].items()
     }
 
@@ -160,7 +147,7 @@ def lerp(params_a: Mapping[str, Array], params_b: Mapping[str, Array], t: Any) -
     Parameters
     ----------
     params_a, params_b : mapping of str to array
-        Two networks of one architecture, of any framework. Arrays that have no mean (`is_averaged`) are those of A.
+        Two networks of one architecture, of any framework. Arrays that have no mean (`is_inexact`) are those of A.
     t : float or array of one entry
         Place on the line, dimensionless: 0 is A, 1 is B. The framework may be tracing it.
     """
@@ -168,7 +155,7 @@ def lerp(params_a: Mapping[str, Array], params_b: Mapping[str, Array], t: Any) -
     for name, a in params_a.items():
         backend = get_backend(a)
         dtype = backend.dtype(a)
-        if not is_averaged(dtype):
+        if not is_inexact(dtype):
             found[name] = a
             continue
         wide_a, wide_b = widened(backend, a), widened(backend, params_b[name])

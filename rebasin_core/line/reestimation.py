@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rebasin_core.backends.dtypes import all_finite, widened
+from rebasin_core.backends.dtypes import all_finite, is_inexact, widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import NonFiniteError, SettingError
-from rebasin_core.line.mean import between, is_averaged
+from rebasin_core.line.mean import between
 from rebasin_core.models.batch_norms import find_batch_norms
 from rebasin_core.models.data import Batches, as_batches
 from rebasin_core.models.model import Model, open_model
@@ -197,7 +197,7 @@ class _Average:
             x = widened(self._backend, x)
             if n > 1:
                 so_far = self._values[name]
-                x = between(so_far, x, 1.0 / n) if is_averaged(self._backend.dtype(x)) else so_far + x
+                x = between(so_far, x, 1.0 / n) if is_inexact(self._backend.dtype(x)) else so_far + x
             self._values[name] = x
 
     def like(self, params: Mapping[str, Array]) -> Params:

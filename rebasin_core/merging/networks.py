@@ -8,8 +8,7 @@ from rebasin_core.errors import RebasinError, SettingError, UnsupportedModelErro
 from rebasin_core.models.model import find_adapter
 from rebasin_core.objectives.base import Objective
 from rebasin_core.objectives.weights import L2, Cosine
-from rebasin_core.solvers.base import Solver
-from rebasin_core.solvers.resolve import as_solver
+from rebasin_core.solvers.resolve import Solver, as_solver
 from rebasin_core.solvers.sinkhorn import Sinkhorn
 from rebasin_core.solvers.weight_matching import WeightMatching
 

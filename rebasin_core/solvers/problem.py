@@ -19,7 +19,7 @@ from rebasin_core.solvers.lazy import LazyParams
 from rebasin_core.solvers.watch import Watch
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan, check_fits
-from rebasin_core.symmetry.soft_plan import SoftPlan
+from rebasin_core.symmetry.soft_plan import SoftPlan, mix_when_used
 
 __all__ = ["Problem", "check_floating"]
 
@@ -137,7 +137,8 @@ class Problem:
 
     def soft_value(self, soft: SoftPlan, sample: Sample) -> Array:
         """Objective of a soft plan on one sample; differentiable in the plan."""
-        rebased = soft.apply(self.params_b, self.graph, deferred=self.objective.computes_once)
+        mix = mix_when_used if self.objective.computes_once else SoftPlan.apply
+        rebased = mix(soft, self.params_b, self.graph)
         return self.objective.value(self.params_a, rebased, sample)
 
     def _finite(self, value: Array) -> float:

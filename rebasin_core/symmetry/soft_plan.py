@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import is_complex, is_floating
+from rebasin_core.backends.dtypes import is_inexact
 from rebasin_core.backends.protocol import Array, HasDeferredMix
 from rebasin_core.errors import PlanError, ShapeError
 from rebasin_core.sinkhorn_operator import sinkhorn
@@ -20,7 +20,7 @@ from rebasin_core.symmetry.json_text import read_json
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.symmetry.plan_checks import check_fits, check_rows, generator, parents_among
 
-__all__ = ["SoftPlan", "matrices_of"]
+__all__ = ["SoftPlan", "matrices_of", "mix_when_used"]
 
 FORMAT = "rebasin-core/soft-plan/1"
 
@@ -180,7 +180,7 @@ class SoftPlan(Mapping[str, Array]):
             transposed[group] = flipped
         return SoftPlan(transposed, self._parents)
 
-    def apply(self, params: Mapping[str, Array], graph: PermutationGraph, deferred: bool = False) -> dict[str, Array]:
+    def apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
         """Mix a dictionary of arrays of the plan's framework; differentiable in the plan and in the arrays.
 
         Parameters
@@ -189,10 +189,6 @@ class SoftPlan(Mapping[str, Array]):
             The network's arrays, of the plan's framework.
         graph : PermutationGraph
             What the plan is of.
-        deferred : bool, default False
-            Let weights of layers be mixed when they are used, where the backend has a method ``deferred_mix``
-            (PyTorch's): the layer then mixes its weight, or what goes in and comes out, whichever is cheaper. For a
-            network that is computed once.
 
         Raises
         ------
@@ -201,6 +197,9 @@ class SoftPlan(Mapping[str, Array]):
         SpecError, ShapeError
             The parameters do.
         """
+        return self._apply(params, graph, deferred=False)
+
+    def _apply(self, params: Mapping[str, Array], graph: PermutationGraph, deferred: bool) -> dict[str, Array]:
         check_fits(self, graph)
         graph.check_params(params)
         moved = {}
@@ -208,7 +207,7 @@ class SoftPlan(Mapping[str, Array]):
             spec = graph.axes[name]
             if spec.groups:
                 backend = get_backend(x, *(self[g] for g in spec.groups))
-                if not (is_floating(backend.dtype(x)) or is_complex(backend.dtype(x))):
+                if not is_inexact(backend.dtype(x)):
                     # Whole numbers per channel mix to fractions.
                     x = backend.astype(x, backend.dtype(self[spec.groups[0]]))
                 actions = {g: backend.astype(self[g], backend.dtype(x)) for g in spec.groups}
@@ -263,6 +262,15 @@ def _numbers(group: str, rows: Any) -> np.ndarray[Any, Any]:
     if matrix.dtype.kind not in "iuf" or not np.isfinite(matrix).all():
         raise PlanError(f"expected the matrix of group {group!r} in this JSON text as rows of finite numbers")
     return matrix
+
+
+def mix_when_used(soft: SoftPlan, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
+    """Mix a dictionary of arrays as `SoftPlan.apply` does, for a network that is computed with them once.
+
+    Where the backend has a method ``deferred_mix`` (PyTorch's), the weight of a layer is mixed when the layer is
+    computed, or what goes in and comes out is, whichever is cheaper: the results are the same up to rounding.
+    """
+    return soft._apply(params, graph, deferred=True)
 
 
 def matrices_of(

@@ -52,3 +52,24 @@ def test_a_graph_of_other_shapes_is_refused(small):
         learner.with_model(params, graph=learner.graph)
     with pytest.raises(SpecError, match="pass graph="):
         learner.with_model(params)
+
+
+def test_a_mapping_that_has_grown_may_compute_with_another_function(small):
+    learner = small.learner(beta=0.01)
+    first = small.blobs(0.0)
+    learner.fit_task(first)
+    params = learner.params
+    params["w3"] = np.zeros((3, 12))
+    graph = rb.PermutationGraph.from_axes({"w1": "h .", "b1": "h", "w2": ". h", "w3": ". h"}, params)
+
+    def forward(params, x):
+        return small.heads(params, x)["right"] if learned else small.heads(params, x)["left"]
+
+    learned = False
+    larger = learner.with_model(params, graph=graph, forward=forward)
+    assert larger.evaluate(first) == learner.evaluate(first)
+    learned = True
+    right = small.blobs(0.5, classes=3)
+    larger.fit_task(right)
+    assert larger.evaluate(right) > 0.9
+    assert learner.with_model(params, graph=graph).evaluate(first) == learner.evaluate(first)

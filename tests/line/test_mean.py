@@ -6,8 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from rebasin_core.backends.dtypes import is_inexact
 from rebasin_core.errors import SettingError
-from rebasin_core.line.mean import as_shares, is_averaged, lerp, mean, steps
+from rebasin_core.line.mean import as_shares, lerp, mean, steps
 
 FULL = ("float16", "float32", "float64", "complex64", "complex128", "int64", "bool")
 NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -28,7 +29,7 @@ def largest(dtype):
 def array(framework, dtype, values):
     """Numbers in a dtype; those too large for it become the largest that is safe."""
     most = largest("float32" if dtype == "complex64" else dtype)
-    values = np.clip(np.array(values), -most, most) if is_averaged(dtype) else np.sign(np.array(values))
+    values = np.clip(np.array(values), -most, most) if is_inexact(dtype) else np.sign(np.array(values))
     with np.errstate(under="ignore"):
         if framework == "numpy":
             return values.astype(dtype)
@@ -78,7 +79,7 @@ def test_the_ends_of_the_line_are_the_networks_bit_by_bit(framework, dtype, a, b
     ends = [{"w": array(framework, dtype, values[:n])} for values in (a, b)]
     for t in (0.0, 1.0):
         found = mean(ends, as_shares(t, None, 2))["w"]
-        assert bits(found) == bits(ends[int(t) if is_averaged(dtype) else 0]["w"])
+        assert bits(found) == bits(ends[int(t) if is_inexact(dtype) else 0]["w"])
 
 
 @pytest.mark.parametrize(("framework", "dtype"), [kind for kind in KINDS if "float" in kind[1]])

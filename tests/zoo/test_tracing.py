@@ -147,6 +147,43 @@ def test_tracing_leaves_the_model_and_the_random_state_alone():
         np.testing.assert_array_equal(value, before[name])
 
 
+class Masked(nn.Module):
+    """Weights, statistics, a mask that is read, a table that nothing reads, and a weight used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(7), nn.Linear(8, 4)
+        self.tied = nn.Linear(6, 8)
+        self.tied.weight = self.first.weight
+        self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.5, 1.0])[:, None])
+        self.register_buffer("unread", torch.ones(100))
+
+    def forward(self, x):
+        return self.last(self.norm(torch.relu(self.first(x) + self.tied(x))) * self.mask)
+
+
+def test_tracing_reads_the_values_of_no_weight_and_of_no_table_that_is_not_needed(monkeypatch):
+    model = Masked()
+    names = {x.data_ptr(): name for name, x in model.state_dict().items()}
+    read = []
+
+    def watched(name):
+        original = getattr(torch.Tensor, name)
+
+        def method(self, *args, **kwargs):
+            if type(self) in (torch.Tensor, nn.Parameter):
+                read.append(names.get(self.data_ptr()))
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, method)
+
+    for name in ("cpu", "numpy", "item", "tolist", "clone", "to", "__array__", "__deepcopy__"):
+        watched(name)
+    graph = trace(model, sequences())
+    assert set(read) - {None} == {"mask"}
+    assert len(graph.groups) == 1
+
+
 def test_models_on_meta_give_the_same_graph():
     real = trace(UNet(), images().float())
     with torch.device("meta"):

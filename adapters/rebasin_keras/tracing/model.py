@@ -94,6 +94,10 @@ def _check(model: Any, example_inputs: tuple[Any, ...]) -> None:
 
 
 def _with_module(name: str) -> str:
-    """Spell the name of a variable as ``layer.weight``, of which the core names groups after ``layer``."""
+    """Spell the name of a variable as ``layer.weight``, of which the core names groups after ``layer``.
+
+    Every name as another: a dot of the weight's own is escaped, as in a JSON pointer, so that the last one tells.
+    """
     layer, slash, weight = name.rpartition("/")
-    return f"{layer}.{weight}" if slash else name
+    weight = weight.replace("~", "~0").replace(".", "~1")
+    return f"{layer}.{weight}" if slash else weight

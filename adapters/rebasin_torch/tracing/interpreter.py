@@ -41,7 +41,7 @@ class Interpreter:
     p : Primitives
         Where operations are recorded.
     placeholders : mapping of str to value
-        What every placeholder of the graph holds.
+        What the placeholders of the graph hold; those that nothing reads may be left out.
     """
 
     def __init__(self, p: Primitives, placeholders: Mapping[str, Value]) -> None:
@@ -53,7 +53,7 @@ class Interpreter:
         """Record every operation; whatever the graph returns is pinned."""
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.values[node] = self.placeholders[node.name]
+                self.values[node] = self.placeholders.get(node.name)
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
             elif node.op == "output":

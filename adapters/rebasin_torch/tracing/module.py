@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, InputSpec
 
 from rebasin_core.inference import Primitives, Tensor, build_graph, in_order
 from rebasin_core.symmetry.graph import PermutationGraph
@@ -113,21 +113,24 @@ class _State:
                 self.fixed[name] = (shape, _TABLE)
 
     def placeholders(self, program: torch.export.ExportedProgram) -> dict[str, Value]:
-        """What every placeholder of the program holds."""
+        """What every placeholder of the program holds that an operation reads."""
+        specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         values: dict[str, Value] = {}
-        meta = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-        for spec in program.graph_signature.input_specs:
-            name = spec.arg.name
-            value = meta.get(name)
-            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in self.tensors:
-                values[name] = self.symbolic.get(self.owner(spec.target), self._table(self.tensors[spec.target]))
-            elif spec.kind == InputKind.CONSTANT_TENSOR:
-                values[name] = self._table(program.constants[str(spec.target)])
-            elif isinstance(value, torch.Tensor):
-                values[name] = self.p.constant(tuple(value.shape), reason="an input of the network")
-            else:
-                values[name] = getattr(spec.arg, "value", value)
+        for node in program.graph.nodes:
+            if node.op == "placeholder" and node.users:
+                values[node.name] = self._placeholder(program, specs[node.name], node.meta.get("val"))
         return values
+
+    def _placeholder(self, program: torch.export.ExportedProgram, spec: InputSpec, fake: Any) -> Value:
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in self.tensors:
+            known = self.symbolic.get(self.owner(spec.target))
+            # Weights have no values here: only tables that are not learned are read, such as masks and indices.
+            return self._table(self.tensors[spec.target]) if known is None else known
+        if spec.kind == InputKind.CONSTANT_TENSOR:
+            return self._table(program.constants[str(spec.target)])
+        if isinstance(fake, torch.Tensor):
+            return self.p.constant(tuple(fake.shape), reason="an input of the network")
+        return getattr(spec.arg, "value", fake)
 
     def _table(self, tensor: torch.Tensor) -> Value:
         """Return the values of a buffer or a constant, where they are known."""

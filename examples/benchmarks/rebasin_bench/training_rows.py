@@ -16,6 +16,7 @@ from rebasin_bench.networks import NETWORKS, pair
 from rebasin_bench.peers import AUTHORS, PeerAbsentError, Peers
 from rebasin_bench.rows import Row, Settings, Task, why
 from rebasin_core.models.model import open_model
+from rebasin_core.symmetry.soft_plan import mix_when_used
 
 __all__ = ["authors_step", "our_step", "tasks"]
 
@@ -30,17 +31,17 @@ Step = Callable[[], float]
 
 
 def our_step(name: str) -> Step:
-    """Ours: the midpoint objective on the soft parameters of a `RebasinNet`."""
+    """Ours: the midpoint objective on a `RebasinNet`'s soft plan, as the solvers compute it."""
     network, (a, b), batch = NETWORKS[name], pair(name), _batch(name)
     graph = rb.permutation_graph(b, network.example(2))
     net = RebasinNet(b, graph, tau=1.0, num_iters=20, init_scale=1.0)
     objective = rb.objectives.Midpoint("cross_entropy", batch).bind(open_model(b), graph)
-    params_a = open_model(a).params
+    params_a, params_b = open_model(a).params, open_model(b).params
     optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
 
     def step() -> float:
         optimiser.zero_grad()
-        loss: Tensor = objective.value(params_a, net.soft_parameters(deferred=True), batch)
+        loss: Tensor = objective.value(params_a, mix_when_used(net.soft_plan(), params_b, graph), batch)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         optimiser.step()
         return loss.item()

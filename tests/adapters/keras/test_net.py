@@ -46,7 +46,9 @@ def test_the_hard_plan_is_the_function_of_the_model(task, graph):
     assert net.plan() == rb.Plan.random(graph, seed=4)
     assert_allclose(net.predict(task.x, verbose=0), predict(task.b, task.x), atol=1e-5)
     assert_allclose(predict(net, task.x), predict(task.b, task.x), atol=1e-5)
-    rebased = net.rebased()
+    rebased = net.model()
+    for alike, expected in zip(net.rebased().get_weights(), rebased.get_weights(), strict=True):
+        assert_array_equal(alike, expected)
     assert type(rebased) is type(task.b)
     assert_allclose(predict(rebased, task.x), predict(task.b, task.x), atol=1e-5)
     assert_array_equal(rebased.get_weights()[1], np.take(task.b.get_weights()[1], net.plan()["dense"]))
@@ -64,6 +66,7 @@ def test_training_mode_is_the_soft_plan(task, graph):
     assert_allclose(numpy(keras.ops.sum(soft["dense"], axis=0)), 1.0, atol=1e-5)
     expected = opened.forward(soft.apply(opened.params, graph), task.x)
     assert_allclose(numpy(net(task.x, training=True)), numpy(expected), atol=1e-5)
+    assert_allclose(numpy(opened.forward(net.soft_parameters(), task.x)), numpy(expected), atol=1e-5)
     assert not np.allclose(numpy(expected), predict(net, task.x), atol=1e-3)
 
 
@@ -84,7 +87,7 @@ def test_fit_finds_a_permutation_again(task, graph):
     stop = keras.callbacks.EarlyStopping(monitor="loss", patience=10)
     # Towards what the model itself says: that is best where the plan is right.
     net.fit(task.x, task.y, batch_size=48, epochs=15, verbose=0, callbacks=[stop])
-    after = rb.connectivity(task.a, net.rebased(), LOSS, (task.x, task.y), lambdas=3).losses[1]
+    after = rb.connectivity(task.a, net.model(), LOSS, (task.x, task.y), lambdas=3).losses[1]
     assert after < before
 
 

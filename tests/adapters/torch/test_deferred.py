@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import rebasin_core as rb
 from rebasin_core.models.model import open_model
+from rebasin_core.symmetry.soft_plan import mix_when_used
 
 KINDS = {1: (nn.Conv1d, functional.conv1d), 2: (nn.Conv2d, functional.conv2d), 3: (nn.Conv3d, functional.conv3d)}
 
@@ -106,6 +107,80 @@ def test_anything_else_computes_it_once(compute):
     check_same(compute, weight, *matrices(4, 5), None, 1)
 
 
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.int64, torch.bool]
+NUMBERS = [0, 1, -1, 2, 0.0, -0.0, 0.5, 1e-30, 3e38, 1e300, 10**400, float("inf"), float("nan"), np.float64(0.5)]
+NO_NUMBERS = [True, 1j, None, "1", [1.0]]
+OPERATIONS = {
+    "mul": lambda w, x: w * x,
+    "rmul": lambda w, x: x * w,
+    "div": lambda w, x: w / x,
+    "rdiv": lambda w, x: x / w,
+    "add": lambda w, x: w + x,
+    "radd": lambda w, x: x + w,
+    "sub": lambda w, x: w - x,
+    "torch.add": lambda w, x: torch.add(x, w, alpha=2),
+    "torch.div": lambda w, x: torch.div(w, x, rounding_mode="floor"),
+    "in place": lambda w, x: w.mul_(x) + w,
+    "with itself": lambda w, x: w * x + w / 2,
+    "a point of a line": lambda w, x: 0.25 * x + 0.75 * w,
+    "linear": lambda w, x: functional.linear(x, w),
+    "linear with a bias": lambda w, x: functional.linear(torch.ones(2, 5, dtype=w.dtype), w, x),
+    "conv": lambda w, x: functional.conv1d(torch.ones(1, 5, 3, dtype=w.dtype), w[..., None], x),
+}
+
+
+def other_operands(dtype):
+    shapes = [(), (4, 5), (2, 5), (5,), (4,), (1, 5), (4, 1), (2, 2, 5), (3, 4), (0, 5)]
+    return [((1 + torch.arange(max(1, int(np.prod(s)))))[: int(np.prod(s))] / 7).reshape(s).to(dtype) for s in shapes]
+
+
+def outcome(compute, *operands):
+    try:
+        y = compute(*operands)
+    except Exception as error:
+        return type(error)
+    told = y.dtype, y.shape, y.device, y.ndim
+    return (*told, y.clone())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about complex numbers
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_it_behaves_as_the_plain_tensor_in_values_dtype_shape_and_errors(operation, dtype):
+    compute = OPERATIONS[operation]
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 5, dtype=torch.float64, generator=generator).to(dtype)
+    P, Q = (m.detach().to(dtype) for m in matrices(4, 5))
+    for x in [*NUMBERS, *NO_NUMBERS, *(x for kind in DTYPES for x in other_operands(kind))]:
+        lazy, again = (deferred(weight, P.clone().requires_grad_(), Q.clone().requires_grad_())[0] for _ in range(2))
+        found, expected = outcome(compute, lazy, x), outcome(compute, again.mix(), x)
+        if isinstance(expected, type):
+            assert found is expected, f"{x!r}: {found} instead of {expected}"
+            continue
+        assert found[:4] == expected[:4], f"{x!r}"
+        assert found[4].dtype == expected[4].dtype, f"{x!r}"
+        rtol = 16 * torch.finfo(dtype).eps
+        assert_allclose(*(y[4].detach().to(torch.complex128) for y in (found, expected)), rtol=rtol, atol=rtol)
+
+
+def test_under_autocast_it_computes_in_the_same_dtype():
+    P, Q = (m.detach().float().requires_grad_() for m in matrices(6, 5))
+    lazy, _ = deferred(torch.ones(6, 5), P, Q)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = functional.linear(torch.ones(1, 5), lazy, torch.ones(6))
+        assert found.dtype == functional.linear(torch.ones(1, 5), lazy.mix(), torch.ones(6)).dtype == torch.bfloat16
+
+
+def test_what_is_changed_in_place_changes_nothing_else():
+    lazy, _ = deferred(torch.ones(4, 5), torch.eye(4), torch.eye(5))
+    half = lazy / 2
+    lazy.zero_()
+    lazy[0] += 3
+    assert lazy.sum() == 15
+    assert functional.linear(torch.ones(1, 5), lazy).sum() == 15
+    assert half.sum() == 10
+
+
 def test_it_has_the_shape_dtype_and_device_of_its_weight_without_being_computed():
     weight = torch.zeros(4, 5, dtype=torch.float16)
     lazy, calls = deferred(weight)
@@ -172,7 +247,8 @@ def test_a_whole_network_has_the_same_loss_and_gradients(nets, batch, objective,
     sample = next(bound.stream(np.random.default_rng(0)))
     found = []
     for lazily in (False, True):
-        params = net.soft_parameters(deferred=lazily)
+        mix = mix_when_used if lazily else rb.SoftPlan.apply
+        params = mix(net.soft_plan(), open_model(b).params, graph)
         assert any(isinstance(x, DeferredMix) for x in params.values()) == lazily
         value = bound.value(open_model(a).params, params, sample)
         found.append([value, *torch.autograd.grad(value, list(net.logits.values()))])

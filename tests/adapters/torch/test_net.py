@@ -7,6 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from rebasin_torch import RebasinNet
 from torch import nn
@@ -248,6 +250,78 @@ def test_groups_local_to_others_are_learned_too():
     assert net.plan() == planted
     descend(net, torch.zeros(5, 2), x, steps=2)
     assert_allclose(net.eval()(x).detach(), model(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+class Paths(nn.Module):
+    """A perceptron whose layers lie at these paths; an entry of several names is a layer within modules."""
+
+    def __init__(self, paths):
+        super().__init__()
+        self.order = paths
+        for k, path in enumerate(paths):
+            module = self
+            for name in path[:-1]:
+                if name not in module._modules:
+                    module.add_module(name, nn.Module())
+                module = module._modules[name]
+            module.add_module(path[-1], nn.Linear(3 + k, 4 + k))
+
+    def layer(self, path):
+        module = self
+        for name in path:
+            module = module._modules[name]
+        return module
+
+    def forward(self, x):
+        for path in self.order:
+            x = torch.tanh(self.layer(path)(x))
+        return x
+
+
+words = st.one_of(
+    st.text("a/~01 :_", min_size=1, max_size=3),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="."), min_size=1, max_size=4),
+    st.sampled_from(["plan", "model", "logits", "graph", "tau", "weight", "model:a", "_body", "logits:", "a/weight"]),
+)
+
+
+@given(st.lists(st.lists(words, min_size=1, max_size=2).map(tuple), min_size=2, max_size=4, unique=True))
+@example([("a", "b"), ("a/b",)])
+@example([("a", "b"), ("a~1b",), ("a~0b",), ("a~b",)])
+def test_names_of_modules_may_be_anything(paths):
+    within = {path[0] for path in paths if len(path) > 1}
+    paths = [path for path in paths if len(path) > 1 or path[0] not in within]
+    try:
+        model, other = Paths(paths), Paths(paths)
+    except KeyError:  # a name that torch refuses, such as "forward"
+        return
+    params = model.state_dict()
+    axes = {}
+    for k, path in enumerate(paths):
+        before, after = f"h{k - 1}" if k else ".", f"h{k}" if k < len(paths) - 1 else "."
+        axes |= {".".join((*path, "weight")): f"{after} {before}", ".".join((*path, "bias")): after}
+    graph = rb.PermutationGraph.from_axes(axes, params)
+    if not graph.groups:
+        return
+    net = RebasinNet(model, graph, init=rb.Plan.random(graph, seed=1)).eval()
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    assert len(net.state_dict()) == len(params) + len(graph.groups)
+    assert_allclose(net(x).detach(), model(x).detach(), atol=1e-5)
+    loaded = RebasinNet(other, graph)
+    loaded.load_state_dict(net.state_dict())
+    assert torch.equal(loaded.eval()(x), net(x))
+    for name, value in rb.permute(model, net.plan(), graph).state_dict().items():
+        assert torch.equal(net.model().state_dict()[name], value)
+
+
+def test_any_plan_can_be_the_start_and_nothing_else(mlps, blobs):
+    graph = rb.permutation_graph(mlps[0], blobs[0])
+    for init in (rb.Plan.random(graph, seed=3), rb.Plan.random(graph, seed=3).inverse(), rb.Plan.identity(graph)):
+        for settings in ({}, {"tau": 1e-3}, {"init_scale": 1e-3}):
+            assert RebasinNet(mlps[0], graph, init=init, **settings).plan() == init
+    for wrong in (dict(init), rb.SoftPlan.from_plan(init), [0, 1]):
+        with pytest.raises(PlanError, match=f"expected init as a Plan, got {type(wrong).__name__}"):
+            RebasinNet(mlps[0], graph, init=wrong)
 
 
 def test_bad_arguments_are_refused(mlps, blobs, net):

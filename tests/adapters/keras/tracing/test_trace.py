@@ -96,6 +96,41 @@ def test_tracing_leaves_the_model_and_the_random_state():
     assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
 
 
+def test_tracing_reads_the_values_of_no_weight(monkeypatch):
+    model = residual_net()
+    expected = trace(model)
+
+    def refuse(self, *args, **kwargs):
+        raise AssertionError(f"{self.path} was read")
+
+    for name in ("numpy", "__array__"):
+        monkeypatch.setattr(keras.Variable, name, refuse)
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", lambda x: pytest.fail(f"values of {x} were read"))
+    assert trace(model) == expected
+
+
+def test_names_of_layers_and_weights_may_hold_dots(rules):
+    class Scaled(L.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(name="b.scale", shape=(shape[-1],), initializer="ones")
+
+        def call(self, x):
+            return x * self.scale
+
+    class Other(Scaled):
+        def build(self, shape):
+            self.scale = self.add_weight(name="scale", shape=(shape[-1],), initializer="ones")
+
+    for kind in (Scaled, Other):
+        register_rule(kind)(lambda p, call: p.elementwise(call.tensor(), call.weight(call.layer.scale)))
+    layers = [L.Dense(6, name="x"), Scaled(name="a"), L.Dense(7, name="y"), Other(name="a.b"), L.Dense(2, name="z")]
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    graph = trace(model)
+    assert graph.shapes["a/b.scale"] == (6,)
+    assert graph.shapes["a.b/scale"] == (7,)
+    assert sizes(graph) == [6, 7]
+
+
 def test_frozen_weights_are_learned_ones():
     model = residual_net()
     graph = trace(model)
