@@ -65,6 +65,9 @@ class Model:
     params: dict[str, Array]
     user_forward: Forward | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "forward"}  # it is made anew, and is local
+
     @cached_property
     def forward(self) -> Forward:
         """The model as a function of (params, inputs); made once, since an adapter copies the model for it."""
