@@ -32,8 +32,6 @@ _MAX_WARM_STEPS = 10
 """Newton steps from a given start: near the solution three or four do, and elsewhere annealing is the better way."""
 _MAX_BURST = 100
 _MAX_ITERATIONS = 300
-_COARSEST = 1e6
-"""Largest tolerance that is taken as it is; no plan misses it."""
 _INTERMEDIATE_TOLERANCE = 1e-3
 _POLISH = 1e-2
 _LONGEST_STEP = 5.0
@@ -91,8 +89,8 @@ def solve_to_tolerance(
     tau = backend.maximum(tau * factor, limits.smallest)
     # Newton steps converge quadratically: two digits more than asked for cost one step at most, and make the gradient,
     # which amplifies the error of the marginals, about as accurate as the marginals were asked to be.
-    target = max(_POLISH * min(tolerance, _COARSEST), limits.eps)
-    goal = _Goal(backend, X, row, col, tau, target, max(min(tolerance, _COARSEST), 4.0 * limits.eps))
+    target = max(_POLISH * tolerance, limits.eps)
+    goal = _Goal(backend, X, row, col, tau, target, max(tolerance, 4.0 * limits.eps))
     # Thirty-two nats of range are easy for plain iterations; above that temperature nothing is gained by annealing.
     t_first = backend.maximum((highest * factor) / 32.0 - (lowest * factor) / 32.0, tau)
     zeros = backend.full((batch, 1, n), 0.0, X)

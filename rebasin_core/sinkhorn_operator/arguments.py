@@ -17,6 +17,8 @@ from rebasin_core.support.settings import at_least, positive
 __all__ = ["check_logits", "check_stopping", "read_start", "read_temperature"]
 
 _DEFAULT_NUM_ITERS = 20
+_COARSEST = 1e6
+"""A tolerance that no plan misses, and that every dtype can hold."""
 
 
 def check_logits(backend: Backend, logits: Array) -> tuple[DtypeName, tuple[int, ...], float | None]:
@@ -52,7 +54,7 @@ def check_stopping(num_iters: int | None, tol: float | None) -> tuple[int | None
         )
     if tol is not None:
         positive(tol=tol)
-        return None, float(tol)
+        return None, min(float(tol), _COARSEST)
     if num_iters is None:
         return _DEFAULT_NUM_ITERS, None
     if hasattr(num_iters, "shape") and num_iters.shape == ():  # a scalar of any framework
