@@ -41,6 +41,7 @@ __all__ = [
 CHOLESKY_ALWAYS = 256
 CHOLESKY_AT_MOST = 2048
 
+_ENOUGH = 16
 _FAST = 0.05
 """A series goes on while each term is smaller than this part of the one before, in squared size."""
 
@@ -219,7 +220,8 @@ def solve(
 
     def iterate(operand: Array) -> tuple[Array, Array]:
         S = split_laplacian(backend, P)
-        return conjugate_gradients(backend, S, rhs, relative_tolerance, max_iterations, ridge)
+        # Without rounding n iterations are enough; where many times as many are not, no number is.
+        return conjugate_gradients(backend, S, rhs, relative_tolerance, min(max_iterations, _ENOUGH * n), ridge)
 
     def factorize(operand: Array) -> Array:
         return cholesky(backend, P, rhs, refine, ridge)

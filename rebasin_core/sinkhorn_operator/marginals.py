@@ -112,7 +112,7 @@ def read_marginals(
             unequal = ~(backend.abs(row_mass - col_mass) <= slack * row_mass)
         if backend.any(unequal | ~backend.isfinite(row_mass)):
             raise SettingError(
-                f"expected row and column sums of equal, finite mass, got {_numbers(backend, row_mass)} and "
+                f"expected row and column sums of equal mass, got {_numbers(backend, row_mass)} and "
                 f"{_numbers(backend, col_mass)}; rescale one of them, as in col * row.sum() / col.sum()"
             )
     row_mean = row_mass / m
