@@ -14,8 +14,7 @@ The arithmetic, comparison and logical operators of Python (``+ - * / < <= & | ~
 with Python floats, which never change the dtype of an array.
 
 Control flow that depends on data goes through `while_loop` and `cond`, so that the algorithms also run where the
-framework compiles them. `rebasin_core.sinkhorn_operator` and `rebasin_core.symmetry.plan` are written against this page
-alone.
+framework compiles them. The rooms `sinkhorn_operator` and `symmetry` are written against this page alone.
 """
 
 from collections.abc import Callable, Sequence
