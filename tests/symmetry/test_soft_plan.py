@@ -109,6 +109,20 @@ def test_gradients_flow_through_logits_and_arrays():
             assert_allclose(gradient[group][index], slope, atol=1e-6, rtol=1e-5)
 
 
+def test_gradients_flow_into_dictionaries_of_matrices_and_of_arrays():
+    """``sum(w2 * (M w))`` has the derivative ``w2 w^T`` in M and ``M^T w2`` in w."""
+    rng = np.random.default_rng(0)
+    params, w2 = {"w": rng.normal(size=(3, 2))}, rng.normal(size=(3, 2))
+    graph = from_axes({"w": "h ."}, params)
+    matrices = dict(rb.SoftPlan.random(graph, 1))
+
+    def value(matrices, params):
+        return anp.sum(w2 * rb.SoftPlan(matrices).apply(params, graph)["w"])
+
+    assert_allclose(autograd.grad(value, 0)(matrices, params)["h"], w2 @ params["w"].T)
+    assert_allclose(autograd.grad(value, 1)(matrices, params)["w"], matrices["h"].T @ w2)
+
+
 @pytest.mark.parametrize(
     ("matrices", "parents", "words"),
     [
