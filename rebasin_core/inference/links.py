@@ -54,7 +54,7 @@ def find_links(
         told = {owners[start]}
         yield from _aliased(owners[start], other_names)
         # Per node, the last axis on the way to it and the operations since.
-        queue = deque([(start, owners[start], ())])
+        queue: deque[tuple[int, Place, tuple[str, ...]]] = deque([(start, owners[start], ())])
         seen = {start}
         while queue:
             node, place, operations = queue.popleft()

@@ -15,7 +15,7 @@ from rebasin_core.symmetry.display import counted, html_table, shortened
 from rebasin_core.symmetry.explanation import Explanation, Link, Place, chain, rename_links, spanning_links
 from rebasin_core.symmetry.graph_fields import checked_fields, names_in, parse_axes, read_fields, write_fields
 from rebasin_core.symmetry.local_groups import find_parents
-from rebasin_core.symmetry.names import check_names, nearest
+from rebasin_core.symmetry.names import check_names, is_mapping, nearest
 from rebasin_core.symmetry.sizes import infer_sizes, tuple_shape
 
 __all__ = ["PermutationGraph"]
@@ -287,7 +287,7 @@ class PermutationGraph:
 
     def check_params(self, params: Mapping[str, Any], what: str = "params") -> None:
         """Raise `SpecError` or `ShapeError` unless `params` has the names and shapes the graph was made for."""
-        if not isinstance(params, Mapping):
+        if not is_mapping(params):
             raise SpecError(f"expected {what} as a mapping from names to arrays, got {type(params).__name__}")
         check_names(params, self.axes, what=what, other="the graph")
         for name, shape in self.shapes.items():

@@ -25,7 +25,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _is_place(value: object) -> bool:

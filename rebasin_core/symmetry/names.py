@@ -1,11 +1,11 @@
 """Names that ought to be there: refusing what is missing or too much, with the nearest name that exists."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from rebasin_core.errors import SpecError
 
-__all__ = ["check_names", "nearest"]
+__all__ = ["check_names", "is_mapping", "nearest"]
 
 
 def check_names(
@@ -32,3 +32,8 @@ def nearest(name: str, names: Collection[str]) -> str:
     """Ask whether the nearest of the names was meant, or say which there are."""
     found = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {found[0]!r}?" if found else f"; there is {', '.join(map(repr, list(names)[:8]))}"
+
+
+def is_mapping(value: object) -> bool:
+    """Whether something reads as a dictionary; what autograd differentiates in place of one is no `Mapping`."""
+    return isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__"))

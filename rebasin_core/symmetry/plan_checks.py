@@ -8,6 +8,7 @@ import numpy as np
 from rebasin_core.errors import PlanError, SettingError, ShapeError, SpecError
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.local_groups import locality
+from rebasin_core.symmetry.names import is_mapping
 
 __all__ = ["check_fits", "check_graph", "check_rows", "difference", "generator", "parents_among", "shape_in"]
 
@@ -21,7 +22,7 @@ def parents_among(groups: Mapping[str, Any], parents: Mapping[str, str] | None, 
         Something is no dictionary with names as keys, a parent is not in the plan, or is local itself.
     """
     for given, what in ((groups, "groups"), (parents, "parents")):
-        if given is not None and not isinstance(given, Mapping):
+        if given is not None and not is_mapping(given):
             raise PlanError(
                 f"expected the {what} of a {owner} as a dictionary with names as keys, got {type(given).__name__}"
             )

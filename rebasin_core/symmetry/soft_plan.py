@@ -116,7 +116,8 @@ class SoftPlan(Mapping[str, Array]):
             return NotImplemented
         if self.keys() != other.keys() or self._parents != other._parents:
             return False
-        return all(np.array_equal(*(get_backend(m).to_numpy(m) for m in (self[g], other[g]))) for g in self)
+        pairs = ((self[group], other[group]) for group in self)
+        return all(np.array_equal(get_backend(a).to_numpy(a), get_backend(b).to_numpy(b)) for a, b in pairs)
 
     # Matrices are the user's arrays, which an optimizer may change: equality may, and so a hash would.
     __hash__ = None  # type: ignore[assignment]
