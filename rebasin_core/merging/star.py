@@ -56,14 +56,15 @@ def star(
         Show a progress bar.
     """
     first, *others = (_arguments(model, weights_only) for model in models)
-    jobs: list[Callable[[], Pair]] = [partial(_pair, first, b, example_inputs, graph, settings) for b in others]
-    if executor is not None:
-        jobs = [executor.submit(job).result for job in jobs]
+    jobs = [(first, b, example_inputs, graph, settings) for b in others]
+    results: list[Callable[[], Pair]] = [
+        partial(_pair, *job) if executor is None else executor.submit(_pair, *job).result for job in jobs
+    ]
     found = []
-    with progress_bar(len(jobs), "pairs", progress) as bar:
-        for number, job in enumerate(jobs, start=2):
+    with progress_bar(len(results), "pairs", progress) as bar:
+        for number, result in enumerate(results, start=2):
             with naming(number):
-                found.append(job())
+                found.append(result())
             bar.update()
     return found
 

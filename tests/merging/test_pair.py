@@ -95,8 +95,8 @@ def test_a_model_that_is_a_sequence_is_a_model():
         (lambda a: (a,), r"at least two models, got 1; pass \(a, b\)"),
         (lambda a: (a, np.ones((2, 3))), "at least two models, got 1"),
         (lambda a: ([a, a], a), "in a list and after it"),
-        (lambda a: ("a.npz", "b.npz"), "no adapter carries a builtins.str"),
-        (lambda a: (np.ones(3), np.ones(3)), "expected models, or a list of them, got ndarray"),
+        (lambda a: ("a.npz", "b.npz"), "in a list; got str"),
+        (lambda a: (np.ones(3), np.ones(3)), "in a list; got ndarray"),
     ],
 )
 def test_what_is_no_list_of_models_is_refused(mlp, passed, words):
