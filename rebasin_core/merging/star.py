@@ -6,6 +6,7 @@ from typing import Any
 
 from rebasin_core.alignment import align
 from rebasin_core.models.model import Model
+from rebasin_core.solvers.watch import pass_on_interruption
 from rebasin_core.support.progress import progress_bar
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
@@ -67,4 +68,6 @@ def _plan(
 ) -> Plan:
     """One pair; a function of the module, so that it travels to another process."""
     inputs = () if isinstance(b, dict) and settings.get("forward") is None else example_inputs
-    return align(a, b, *inputs, graph=graph, progress=False, **settings).plan
+    found = align(a, b, *inputs, graph=graph, progress=False, **settings)
+    pass_on_interruption(found.stop_reason)
+    return found.plan
