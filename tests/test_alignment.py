@@ -151,6 +151,17 @@ def test_an_interrupted_search_is_verified_like_any_other(net):
     assert result.error < 1e-12
 
 
+def test_an_interruption_ends_the_alignment_of_many_as_a_whole(net, monkeypatch):
+    from rebasin_core.solvers import weight_matching
+
+    def interrupt(scores):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weight_matching, "linear_assignment", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rb.align_many([net.params(seed) for seed in range(3)], graph=net.graph(), progress=False)
+
+
 def test_the_result_is_not_worse_than_the_start_whatever_the_solver(net):
     class Stubborn:
         name = "stubborn"

@@ -16,6 +16,7 @@ from rebasin_core.merging.many import align_many
 from rebasin_core.models.model import open_model
 from rebasin_core.objectives.resolve import OBJECTIVES, ObjectiveName, needed_settings
 from rebasin_core.solvers.resolve import SolverName
+from rebasin_core.solvers.watch import pass_on_interruption
 from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["Match", "SearchOptions", "architecture_of", "match_all", "match_pair"]
@@ -54,7 +55,7 @@ class SearchOptions:
             return OBJECTIVES[self.objective]()
         opened = open_model(model)
         assert self.data is not None
-        given = {"data": self.data.for_training(opened)}
+        given: dict[str, Any] = {"data": self.data.for_training(opened)}
         if "loss" in needed:
             given["loss"] = loss_named(self.loss, opened)
         return OBJECTIVES[self.objective](**given)
@@ -119,6 +120,7 @@ def match_pair(architecture: Architecture, files: Sequence[Checkpoint], search: 
     search.check(architecture)
     if architecture.model is None and search.matches_weights:
         found = match_files(first, second, architecture.graph, seed=search.seed)
+        pass_on_interruption(found.stop_reason)
         plans = (Plan.identity(architecture.graph), found.plan)
         return Match(plans, found.initial_distance, found.distance, "weight matching on L2", None, found.seconds)
     a, b = architecture.load(first), architecture.load(second)
@@ -131,6 +133,7 @@ def match_pair(architecture: Architecture, files: Sequence[Checkpoint], search: 
         solver=search.solver,
         seed=search.seed,
     )
+    pass_on_interruption(result.stop_reason)
     measure = f"{result.solver_name} on {result.objective_name}"
     plans = (Plan.identity(architecture.graph), result.plan)
     return Match(plans, result.initial_objective, result.objective, measure, result.error, result.seconds)
@@ -164,7 +167,10 @@ def match_all(
 
 def _star(architecture: Architecture, files: Sequence[Checkpoint], search: SearchOptions) -> Match:
     graph = architecture.graph
-    found = [match_files(files[0], file, graph, seed=search.seed) for file in files[1:]]
+    found = []
+    for file in files[1:]:
+        found.append(match_files(files[0], file, graph, seed=search.seed))
+        pass_on_interruption(found[-1].stop_reason)
     plans = (Plan.identity(graph), *(match.plan for match in found))
     before, after = (sum(getattr(match, name) for match in found) for name in ("initial_distance", "distance"))
     measure = f"{len(files)} networks, star: squared distances to the first"

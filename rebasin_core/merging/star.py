@@ -9,6 +9,7 @@ from typing import Any
 from rebasin_core.alignment import align
 from rebasin_core.merging.networks import naming
 from rebasin_core.models.model import Model
+from rebasin_core.solvers.watch import pass_on_interruption
 from rebasin_core.support.progress import progress_bar
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
@@ -81,4 +82,5 @@ def _pair(
     """One pair; a function of the module, so that it travels to another process."""
     inputs = () if isinstance(b, dict) and settings.get("forward") is None else example_inputs
     found = align(a, b, *inputs, graph=graph, progress=False, **settings)
+    pass_on_interruption(found.stop_reason)
     return Pair(found.plan, found.objective, found.initial_objective, found.converged, found.stop_reason)

@@ -8,7 +8,7 @@ import numpy as np
 from rebasin_core.solvers.base import HistoryEntry, Solution
 from rebasin_core.solvers.population import Population
 from rebasin_core.solvers.problem import Problem
-from rebasin_core.solvers.watch import SearchEnded
+from rebasin_core.solvers.watch import INTERRUPTED, SearchEnded
 from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["OVER", "Search", "run_search"]
@@ -143,5 +143,5 @@ def run_search(problem: Problem, find: Callable[[Search], tuple[bool, str]]) -> 
     except SearchEnded:
         pass
     except KeyboardInterrupt:
-        problem.watch.reason = "interrupted"
+        problem.watch.reason = INTERRUPTED
     return search.solution(False, problem.watch.reason)

@@ -4,7 +4,9 @@ import time
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-__all__ = ["SearchEnded", "Watch"]
+__all__ = ["INTERRUPTED", "SearchEnded", "Watch", "pass_on_interruption"]
+
+INTERRUPTED = "interrupted"
 
 
 class SearchEnded(Exception):  # noqa: N818, no error: the way out of a search, which keeps the best plan so far
@@ -40,3 +42,9 @@ class Watch:
         """End the search here, and every search around it at its next check."""
         self.reason = reason
         raise SearchEnded
+
+
+def pass_on_interruption(stop_reason: str) -> None:
+    """Raise `KeyboardInterrupt` where that is why a search stopped: of a longer work, it shall end the whole."""
+    if stop_reason == INTERRUPTED:
+        raise KeyboardInterrupt

@@ -39,7 +39,7 @@ def check_is_best_of_its_history(solution, problem):
 
 @every_solver
 def test_no_result_is_worse_than_the_plan_it_starts_from(problem, name, kind):
-    better = rb.solvers.Sinkhorn(max_steps=60).solve(problem(kind)).plan
+    better = rb.solvers.Sinkhorn(max_steps=20, num_rounds=1).solve(problem(kind)).plan
     for start in (better, rb.Plan.random(problem(kind).graph, 5)):
         here = problem(kind, start=start)
         assert solve(name, here).value <= here.judge(start)
@@ -71,7 +71,7 @@ def test_the_callback_gets_every_entry_of_the_history(problem, name, kind):
 
 
 @every_solver
-@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("steps", [0, 2])
 def test_a_callback_that_returns_true_ends_the_search(problem, name, kind, steps):
     here = problem(kind, callback=lambda entry: entry.step == steps)
     solution = solve(name, here)
@@ -82,7 +82,7 @@ def test_a_callback_that_returns_true_ends_the_search(problem, name, kind, steps
 
 
 @every_solver
-@pytest.mark.parametrize("seconds", [1, 4, 16, 64])
+@pytest.mark.parametrize("seconds", [2, 12, 40])
 def test_the_best_so_far_is_returned_when_the_time_is_up(problem, monkeypatch, name, kind, seconds):
     ticks = count()
     monkeypatch.setattr(watch.time, "perf_counter", lambda: next(ticks))  # a second passes at every look
@@ -97,7 +97,7 @@ def test_the_best_so_far_is_returned_when_the_time_is_up(problem, monkeypatch, n
 
 
 @every_solver
-@pytest.mark.parametrize("after", [1, 2, 3, 5, 8, 13, 30])
+@pytest.mark.parametrize("after", [1, 2, 3, 7, 20])
 def test_an_interrupted_search_returns_the_best_so_far(problem, monkeypatch, name, kind, after):
     """Wherever the person at the keyboard ends it, but before anything was seen."""
     here, calls = problem(kind), count(1)

@@ -240,3 +240,16 @@ def test_an_alignment_stays_as_it_is_while_its_models_are_trained_on(task, pin):
     for t, weights in zip((0, 0.5, 1), before, strict=True):
         for x, y in zip(result.merge(t).get_weights(), weights, strict=True):
             assert_array_equal(x, y)
+
+
+def test_activations_of_a_single_hidden_layer_are_collected():
+    def net():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="relu"), keras.layers.Dense(3)])
+
+    a, x = net(), np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    graph = rb.permutation_graph(a)
+    plan = rb.Plan.random(graph, 1)
+    result = rb.align(
+        a, rb.permute(a, plan, graph), objective=rb.objectives.Activations((x, x)), solver="activation-matching"
+    )
+    assert result.plan == plan.inverse()
