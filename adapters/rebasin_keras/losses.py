@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from rebasin_core.backends import get_backend
-from rebasin_core.errors import SettingError, ShapeError
+from rebasin_core.errors import SettingError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Loss
 
 __all__ = ["loss_function", "metric_function"]
@@ -122,12 +123,7 @@ def _accuracy(outputs: Any, targets: Any) -> float:
         y_pred = y_pred.argmax(-1)
     else:
         y_pred = y_pred > 0.5
-    if y_true.size != y_pred.size:
-        raise ShapeError(
-            f"accuracy needs one class, or one row of classes, per row of outputs; got targets of shape "
-            f"{tuple(y_true.shape)} for outputs of shape {tuple(outputs.shape)}"
-        )
-    return float((y_true.reshape(y_pred.shape) == y_pred).mean())
+    return share_right(y_pred, y_true, "one class, or one row of classes, per row of outputs")
 
 
 def _targets(targets: Any) -> Any:

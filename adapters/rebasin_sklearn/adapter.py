@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from rebasin_core.errors import SettingError, UnsupportedModelError
+from rebasin_core.errors import SettingError, ShapeError, UnsupportedModelError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.models.unit_layers import UnitLayer, UnitLayers
 from rebasin_core.symmetry.graph import PermutationGraph
@@ -139,6 +140,11 @@ def _check(model: Any) -> None:
 def _accuracy(model: MLPClassifier, outputs: Any, targets: Any) -> float:
     """As `MLPClassifier.score`: for several labels at once, every one must be right."""
     outputs, targets = np.asarray(outputs), np.asarray(targets)
-    if model.out_activation_ == "logistic" and targets.ndim == 2 and targets.shape[1] > 1:
-        return float(np.mean(np.all((outputs > 0.5) == targets.astype(bool), axis=1)))
-    return float(np.mean(model.classes_[np.argmax(outputs, axis=1)] == targets.reshape(-1)))
+    if model.out_activation_ == "logistic" and model.n_outputs_ > 1:
+        if targets.shape != outputs.shape:
+            raise ShapeError(
+                f"accuracy needs a row of {model.n_outputs_} labels per row of outputs; got targets of shape "
+                f"{targets.shape} for outputs of shape {outputs.shape}"
+            )
+        return share_right(np.all((outputs > 0.5) == targets.astype(bool), axis=1), np.ones(len(outputs), bool))
+    return share_right(model.classes_[np.argmax(outputs, axis=1)], targets)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import SettingError, ShapeError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Loss
+from rebasin_torch.values import to_host
 
 __all__ = ["loss_function", "metric_function"]
 
@@ -78,18 +80,15 @@ def _accuracy(outputs: Any, targets: Any) -> float:
             'the metric "accuracy" needs one tensor of class scores, or outputs with a "logits" entry; pass a function '
             "of (outputs, targets) instead"
         )
-    targets = torch.as_tensor(targets, device=outputs.device)
+    targets = torch.as_tensor(targets)
     shape = tuple(outputs.shape)
-    if outputs.ndim >= 2 and tuple(targets.shape) == (*shape[:1], *shape[2:]):
-        found = outputs.argmax(1)
-    elif tuple(targets.shape) == shape[:-1]:
-        found = outputs.argmax(-1)
-    else:
+    by_channel = outputs.ndim >= 2 and tuple(targets.shape) == (*shape[:1], *shape[2:])
+    if not by_channel and tuple(targets.shape) != shape[:-1]:
         raise ShapeError(
             f"accuracy needs one class per row of outputs; got targets of shape {tuple(targets.shape)} for outputs of "
             f"shape {shape}"
         )
-    return float((found == targets).double().mean())
+    return share_right(to_host(outputs.argmax(1 if by_channel else -1)), to_host(targets))
 
 
 def _plain(outputs: Any) -> Any:

@@ -7,7 +7,8 @@ import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
-from rebasin_core.errors import SettingError, ShapeError, SpecError
+from rebasin_core.errors import SettingError, SpecError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.symmetry.graph import PermutationGraph
 
@@ -70,11 +71,4 @@ def _copy(x: Array) -> Array:
 
 def accuracy(outputs: Any, targets: Any) -> float:
     """Share of rows whose largest output is the target class (dimensionless, 0 to 1)."""
-    backend = get_backend(outputs)
-    found = np.argmax(backend.to_numpy(outputs), axis=-1)
-    wanted = np.asarray(targets)
-    if found.size != wanted.size:
-        raise ShapeError(
-            f"accuracy needs one class per row of outputs; got targets of shape {wanted.shape} for {found.shape} rows"
-        )
-    return float(np.mean(found == wanted.reshape(found.shape)))
+    return share_right(np.argmax(get_backend(outputs).to_numpy(outputs), axis=-1), targets)
