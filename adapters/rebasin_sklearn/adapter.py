@@ -11,6 +11,7 @@ from rebasin_core.errors import SettingError, ShapeError, UnsupportedModelError
 from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.models.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.support.settings import no_class
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_sklearn.functional import collector, forward_function, loss_function
 
@@ -78,6 +79,7 @@ class SklearnAdapter:
 
     def loss(self, model: Any, loss: Any) -> Loss:
         """Return the loss: a callable as it is, or the model's own training loss without its penalty for None."""
+        no_class(loss=loss)
         if callable(loss):
             return loss  # type: ignore[no-any-return]
         if loss is None:
@@ -88,6 +90,7 @@ class SklearnAdapter:
 
     def metric(self, model: Any, metric: Any) -> Loss:
         """Return the metric: a callable as it is, or ``"accuracy"`` of a classifier."""
+        no_class(metric=metric)
         if callable(metric):
             return metric  # type: ignore[no-any-return]
         if metric == "accuracy" and isinstance(model, MLPClassifier):

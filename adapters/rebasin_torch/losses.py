@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from rebasin_core.errors import SettingError, ShapeError
 from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Loss
+from rebasin_core.support.settings import no_class
 from rebasin_torch.values import to_host
 
 __all__ = ["loss_function", "metric_function"]
@@ -30,8 +31,7 @@ def loss_function(loss: Any) -> Loss:
         return _own_loss
     if isinstance(loss, str):
         loss = getattr(nn.functional, loss, None) or loss
-    if isinstance(loss, type):
-        raise SettingError(f"the loss came as a class; write {loss.__name__}() with brackets")
+    no_class(loss=loss)
     if not callable(loss):
         raise SettingError(
             f"expected loss as a function of (outputs, targets), a name in torch.nn.functional such as "
@@ -44,8 +44,7 @@ def metric_function(metric: Any) -> Loss:
     """Return the metric meant by a callable or by ``"accuracy"``."""
     if metric == "accuracy":
         return _with_targets_moved(_accuracy)
-    if isinstance(metric, type):
-        raise SettingError(f"the metric came as a class; write {metric.__name__}() with brackets")
+    no_class(metric=metric)
     if callable(metric):
         return _with_targets_moved(metric)
     raise SettingError(f'expected a metric as a function of (outputs, targets) or "accuracy", got {metric!r}')

@@ -10,6 +10,7 @@ from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError, SpecError
 from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Forward, Loss
+from rebasin_core.support.settings import no_class
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["MappingAdapter", "accuracy"]
@@ -48,12 +49,14 @@ class MappingAdapter:
 
     def loss(self, model: Any, loss: Any) -> Loss:
         """Return the callable the user gave."""
+        no_class(loss=loss)
         if callable(loss):
             return loss  # type: ignore[no-any-return]
         raise SettingError(f"expected loss as a function of (outputs, targets), got {loss!r}")
 
     def metric(self, model: Any, metric: Any) -> Loss:
         """Return the callable the user gave, or the accuracy of the largest output."""
+        no_class(metric=metric)
         if callable(metric):
             return metric  # type: ignore[no-any-return]
         if metric == "accuracy":

@@ -1,10 +1,12 @@
 """The share that is right, counted once for all frameworks."""
 
+import importlib
+
 import numpy as np
 import pytest
 from numpy.testing import assert_equal
 
-from rebasin_core.errors import ShapeError
+from rebasin_core.errors import SettingError, ShapeError
 from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.mapping import MappingAdapter
 
@@ -41,3 +43,24 @@ def test_every_adapter_counts_class_numbers_alike(framework):
     for wrong in (targets[:-1], targets[:1]):
         with pytest.raises(ShapeError, match="accuracy needs one class"):
             accuracy(outputs, wrong)
+
+
+class Mine:
+    """A loss that must be made first."""
+
+    def __call__(self, outputs, targets):
+        return 0.0
+
+
+@pytest.mark.parametrize("adapter", ["torch", "keras", "sklearn", "mapping"])
+def test_a_class_in_place_of_a_loss_or_a_metric_is_refused_by_every_adapter(adapter):
+    if adapter == "mapping":
+        found = MappingAdapter()
+    else:
+        pytest.importorskip(adapter)
+        name = {"torch": "TorchAdapter", "keras": "KerasAdapter", "sklearn": "SklearnAdapter"}[adapter]
+        found = getattr(importlib.import_module(f"rebasin_{adapter}"), name)()
+    for what in ("loss", "metric"):
+        with pytest.raises(SettingError, match=rf"the {what} came as a class; write Mine\(\) with brackets"):
+            getattr(found, what)(None, Mine)
+        assert callable(getattr(found, what)(None, Mine()))
