@@ -5,7 +5,7 @@ computes, or leave the weight as it is and mix what goes in and comes out, ``M x
 number of products that depends on the layer alone, the second one that grows with the number of places (samples,
 pixels) at which the layer is applied: a wide convolution late in a network sees few of them.
 
-A training step with the midpoint loss takes 0.75 times as long for it with VGG-11 at 32 images and 0.55 times at 16, and
+A training step with the midpoint loss takes 0.75 times as long for it with VGG-11 at 32 images, 0.55 times at 16, and
 0.55 times with a perceptron at 16 samples; with 1000 samples the weight is mixed, and nothing is lost (one core).
 """
 
