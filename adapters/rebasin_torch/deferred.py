@@ -126,8 +126,8 @@ class DeferredMix(Tensor):
     ) -> Any:
         """Refuse: past `__torch_function__` the gradient would be lost."""
         raise TypeError(
-            f"{func} cannot take a weight that is mixed when it is used; pass net.soft_parameters() in place of the "
-            f"weights of a training call"
+            f"{func} cannot take a weight that is mixed when it is used; compute with usual tensors, as in "
+            f"torch.func.functional_call(model, net.soft_parameters(), inputs)"
         )
 
 
