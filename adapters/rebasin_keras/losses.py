@@ -6,8 +6,10 @@ from typing import Any
 import keras
 
 from rebasin_core.backends import get_backend
-from rebasin_core.errors import SettingError, ShapeError
+from rebasin_core.errors import SettingError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Loss
+from rebasin_core.support.settings import no_class
 
 __all__ = ["loss_function", "metric_function"]
 
@@ -35,8 +37,7 @@ def loss_function(model: Any, loss: Any) -> Loss:
                 "no loss was given and the model is not compiled with one; pass a name such as "
                 "'sparse_categorical_crossentropy', an object of keras.losses, or a function of (outputs, targets)"
             )
-    if isinstance(loss, type):
-        raise SettingError(f"the loss came as a class; write {loss.__name__}() with brackets")
+    no_class(loss=loss)
     found = _named(keras.losses.get, loss, "loss", "'sparse_categorical_crossentropy'")
     if isinstance(found, keras.losses.Loss):
         return lambda outputs, targets: _mean_of(found, outputs, targets)
@@ -63,8 +64,7 @@ def metric_function(model: Any, metric: Any) -> Loss:
     """
     if metric in ("accuracy", "acc"):
         return _accuracy
-    if isinstance(metric, type):
-        raise SettingError(f"the metric came as a class; write {metric.__name__}() with brackets")
+    no_class(metric=metric)
     found = _named(keras.metrics.get, metric, "metric", "'accuracy'")
     if isinstance(found, keras.metrics.Metric):
         return lambda outputs, targets: _stateless(found, outputs, targets)
@@ -122,12 +122,7 @@ def _accuracy(outputs: Any, targets: Any) -> float:
         y_pred = y_pred.argmax(-1)
     else:
         y_pred = y_pred > 0.5
-    if y_true.size != y_pred.size:
-        raise ShapeError(
-            f"accuracy needs one class, or one row of classes, per row of outputs; got targets of shape "
-            f"{tuple(y_true.shape)} for outputs of shape {tuple(outputs.shape)}"
-        )
-    return float((y_true.reshape(y_pred.shape) == y_pred).mean())
+    return share_right(y_pred, y_true, "one class, or one row of classes, per row of outputs")
 
 
 def _targets(targets: Any) -> Any:

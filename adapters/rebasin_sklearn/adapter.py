@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from rebasin_core.errors import SettingError, UnsupportedModelError
+from rebasin_core.errors import SettingError, ShapeError, UnsupportedModelError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.models.unit_layers import UnitLayer, UnitLayers
+from rebasin_core.support.settings import no_class
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_sklearn.functional import collector, forward_function, loss_function
 
@@ -77,6 +79,7 @@ class SklearnAdapter:
 
     def loss(self, model: Any, loss: Any) -> Loss:
         """Return the loss: a callable as it is, or the model's own training loss without its penalty for None."""
+        no_class(loss=loss)
         if callable(loss):
             return loss  # type: ignore[no-any-return]
         if loss is None:
@@ -87,6 +90,7 @@ class SklearnAdapter:
 
     def metric(self, model: Any, metric: Any) -> Loss:
         """Return the metric: a callable as it is, or ``"accuracy"`` of a classifier."""
+        no_class(metric=metric)
         if callable(metric):
             return metric  # type: ignore[no-any-return]
         if metric == "accuracy" and isinstance(model, MLPClassifier):
@@ -139,6 +143,11 @@ def _check(model: Any) -> None:
 def _accuracy(model: MLPClassifier, outputs: Any, targets: Any) -> float:
     """As `MLPClassifier.score`: for several labels at once, every one must be right."""
     outputs, targets = np.asarray(outputs), np.asarray(targets)
-    if model.out_activation_ == "logistic" and targets.ndim == 2 and targets.shape[1] > 1:
-        return float(np.mean(np.all((outputs > 0.5) == targets.astype(bool), axis=1)))
-    return float(np.mean(model.classes_[np.argmax(outputs, axis=1)] == targets.reshape(-1)))
+    if model.out_activation_ == "logistic" and model.n_outputs_ > 1:
+        if targets.shape != outputs.shape:
+            raise ShapeError(
+                f"accuracy needs a row of {model.n_outputs_} labels per row of outputs; got targets of shape "
+                f"{targets.shape} for outputs of shape {outputs.shape}"
+            )
+        return share_right(np.all((outputs > 0.5) == targets.astype(bool), axis=1), np.ones(len(outputs), bool))
+    return share_right(model.classes_[np.argmax(outputs, axis=1)], targets)

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import SettingError, ShapeError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Loss
+from rebasin_core.support.settings import no_class
+from rebasin_torch.values import to_host
 
 __all__ = ["loss_function", "metric_function"]
 
@@ -28,8 +31,7 @@ def loss_function(loss: Any) -> Loss:
         return _own_loss
     if isinstance(loss, str):
         loss = getattr(nn.functional, loss, None) or loss
-    if isinstance(loss, type):
-        raise SettingError(f"the loss came as a class; write {loss.__name__}() with brackets")
+    no_class(loss=loss)
     if not callable(loss):
         raise SettingError(
             f"expected loss as a function of (outputs, targets), a name in torch.nn.functional such as "
@@ -42,8 +44,7 @@ def metric_function(metric: Any) -> Loss:
     """Return the metric meant by a callable or by ``"accuracy"``."""
     if metric == "accuracy":
         return _with_targets_moved(_accuracy)
-    if isinstance(metric, type):
-        raise SettingError(f"the metric came as a class; write {metric.__name__}() with brackets")
+    no_class(metric=metric)
     if callable(metric):
         return _with_targets_moved(metric)
     raise SettingError(f'expected a metric as a function of (outputs, targets) or "accuracy", got {metric!r}')
@@ -78,18 +79,15 @@ def _accuracy(outputs: Any, targets: Any) -> float:
             'the metric "accuracy" needs one tensor of class scores, or outputs with a "logits" entry; pass a function '
             "of (outputs, targets) instead"
         )
-    targets = torch.as_tensor(targets, device=outputs.device)
+    targets = torch.as_tensor(targets)
     shape = tuple(outputs.shape)
-    if outputs.ndim >= 2 and tuple(targets.shape) == (*shape[:1], *shape[2:]):
-        found = outputs.argmax(1)
-    elif tuple(targets.shape) == shape[:-1]:
-        found = outputs.argmax(-1)
-    else:
+    by_channel = outputs.ndim >= 2 and tuple(targets.shape) == (*shape[:1], *shape[2:])
+    if not by_channel and tuple(targets.shape) != shape[:-1]:
         raise ShapeError(
             f"accuracy needs one class per row of outputs; got targets of shape {tuple(targets.shape)} for outputs of "
             f"shape {shape}"
         )
-    return float((found == targets).double().mean())
+    return share_right(to_host(outputs.argmax(1 if by_channel else -1)), to_host(targets))
 
 
 def _plain(outputs: Any) -> Any:

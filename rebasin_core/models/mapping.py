@@ -7,8 +7,10 @@ import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
-from rebasin_core.errors import SettingError, ShapeError, SpecError
+from rebasin_core.errors import SettingError, SpecError
+from rebasin_core.models.accuracy import share_right
 from rebasin_core.models.adapter import Forward, Loss
+from rebasin_core.support.settings import no_class
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["MappingAdapter", "accuracy", "copy_array"]
@@ -47,12 +49,14 @@ class MappingAdapter:
 
     def loss(self, model: Any, loss: Any) -> Loss:
         """Return the callable the user gave."""
+        no_class(loss=loss)
         if callable(loss):
             return loss  # type: ignore[no-any-return]
         raise SettingError(f"expected loss as a function of (outputs, targets), got {loss!r}")
 
     def metric(self, model: Any, metric: Any) -> Loss:
         """Return the callable the user gave, or the accuracy of the largest output."""
+        no_class(metric=metric)
         if callable(metric):
             return metric  # type: ignore[no-any-return]
         if metric == "accuracy":
@@ -71,11 +75,4 @@ def copy_array(x: Array) -> Array:
 
 def accuracy(outputs: Any, targets: Any) -> float:
     """Share of rows whose largest output is the target class (dimensionless, 0 to 1)."""
-    backend = get_backend(outputs)
-    found = np.argmax(backend.to_numpy(outputs), axis=-1)
-    wanted = np.asarray(targets)
-    if found.size != wanted.size:
-        raise ShapeError(
-            f"accuracy needs one class per row of outputs; got targets of shape {wanted.shape} for {found.shape} rows"
-        )
-    return float(np.mean(found == wanted.reshape(found.shape)))
+    return share_right(np.argmax(get_backend(outputs).to_numpy(outputs), axis=-1), targets)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rebasin_core.errors import SettingError
 
-__all__ = ["at_least", "not_negative", "one_of", "positive"]
+__all__ = ["at_least", "no_class", "not_negative", "one_of", "positive"]
 
 
 def at_least(least: int, **settings: Any) -> None:
@@ -26,6 +26,21 @@ def at_least(least: int, **settings: Any) -> None:
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise SettingError(f"expected {name} as a whole number of at least {least}, got {value!r}")
+
+
+def no_class(**settings: Any) -> None:
+    """Raise `SettingError` for a class where an object made from it, or a function, is meant.
+
+    Examples
+    --------
+    >>> no_class(loss=dict)
+    Traceback (most recent call last):
+    ...
+    rebasin_core.errors.SettingError: the loss came as a class; write dict() with brackets
+    """
+    for name, value in settings.items():
+        if isinstance(value, type):
+            raise SettingError(f"the {name} came as a class; write {value.__name__}() with brackets")
 
 
 def positive(**settings: Any) -> None:

@@ -181,6 +181,10 @@ def test_accuracy_is_the_model_s_score(kind):
     curve = rb.connectivity(a, b, data=(X, y), lambdas=3, metrics=["accuracy"], batch_size=16)
     middle = rb.interpolate(a, b)
     assert_allclose(curve.metrics["accuracy"], [a.score(X, y), middle.score(X, y), b.score(X, y)])
+    accuracy = find_adapter(a).metric(a, "accuracy")
+    for wrong in (y[:-1], y[:1], np.stack([y, y])):
+        with pytest.raises(ShapeError, match="accuracy needs"):
+            accuracy(outputs(a), wrong)
 
 
 @pytest.mark.parametrize(
