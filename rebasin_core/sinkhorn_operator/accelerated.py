@@ -141,7 +141,7 @@ class _Annealing(NamedTuple):
     stages: int
     steps: int
     """Newton steps made."""
-    count: int
+    iterations: int
     """Plain iterations and Newton steps made."""
     is_first: Array
     t: Array
@@ -165,7 +165,7 @@ def _anneal(goal: _Goal, t_first: Array, g: Array, max_steps: int) -> tuple[_Sca
         steps, count, solved, *_ = _solve_stage(problem, _build(problem, state.plan.g))
         g = solved.g + t * backend.log(backend.maximum(solved.v, limits_of(backend, t).smallest))
         solved = solved._replace(g=g - backend.sum(g, axis=-1, keepdims=True) / n)
-        return _Annealing(state.stages + 1, state.steps + steps, state.count + count, last < 0.0, t, solved)
+        return _Annealing(state.stages + 1, state.steps + steps, state.iterations + count, last < 0.0, t, solved)
 
     def is_unfinished(state: _Annealing) -> Array:
         return (state.stages < 2 * _MAX_STAGES) & backend.any(state.is_first | (state.t > tau))
@@ -173,7 +173,7 @@ def _anneal(goal: _Goal, t_first: Array, g: Array, max_steps: int) -> tuple[_Sca
     # The first stage overwrites all of this but g; it has the right shapes and dtypes.
     nothing = _Scaled(g, goal.X, backend.full((batch, 1, m), 1.0, g), g)
     end = backend.while_loop(is_unfinished, stage, _Annealing(0, 0, 0, last > 0.0, t_first, nothing))
-    return end.plan, end.count
+    return end.plan, end.iterations
 
 
 def _plain_iteration(backend: Backend, plan: _Scaled, sums: Array, row: Array, col: Array) -> tuple[Array, Array]:
@@ -202,7 +202,7 @@ class _Iterate(NamedTuple):
     """State of a stage; errors and flags have shape (batch, 1, 1)."""
 
     step: int
-    count: int
+    iterations: int
     """Plain iterations and Newton steps made."""
     plan: _Scaled
     error: Array
@@ -225,7 +225,7 @@ def _solve_stage(problem: _Problem, plan: _Scaled) -> _Iterate:
             lambda operand: (operand, 0),
             plan,
         )
-        return _Iterate(state.step + 1, state.count + made + steps, plan, error, active)
+        return _Iterate(state.step + 1, state.iterations + made + steps, plan, error, active)
 
     batch = backend.shape(plan.g)[0]
     unknown = backend.full((batch, 1, 1), 1e30, plan.g)
