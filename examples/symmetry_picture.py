@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 import rebasin_core as rb
-from rebasin_core.line.plotting import COLOURS
+from rebasin_core.line.plotting import COLORS
 
 INPUTS, HIDDEN, OUTPUTS = 3, 4, 2
 
@@ -36,7 +36,7 @@ def draw(ax: Axes, params: dict[str, np.ndarray], units: np.ndarray, title: str)
             ax.plot(
                 [x, x + 1],
                 [starts[j], ends[i]],
-                color=COLOURS[1 + unit],
+                color=COLORS[1 + unit],
                 linewidth=2 * abs(w),
                 linestyle="-" if w > 0 else (0, (2, 1)),
                 zorder=1,
@@ -44,8 +44,8 @@ def draw(ax: Axes, params: dict[str, np.ndarray], units: np.ndarray, title: str)
     for x, places, names in ((0, left, None), (1, middle, units), (2, right, None)):
         for place, y in enumerate(places):
             unit = None if names is None else names[place]
-            colour = "lightgrey" if unit is None else COLOURS[1 + unit]
-            ax.add_patch(Circle((x, y), 0.12, facecolor=colour, edgecolor="black", zorder=2))
+            color = "lightgray" if unit is None else COLORS[1 + unit]
+            ax.add_patch(Circle((x, y), 0.12, facecolor=color, edgecolor="black", zorder=2))
             if unit is not None:
                 ax.annotate(str(unit + 1), (x, y), ha="center", va="center", color="white", zorder=3)
     ax.set(title=title, xlim=(-0.25, 2.25), ylim=(-1.0, 1.0), aspect="equal")

@@ -54,16 +54,16 @@ def train(data, seed, epochs, width, device):
     torch.manual_seed(seed)
     layers = nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
     model = nn.Sequential(*layers).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x, y = data
     size = min(256, len(x))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=epochs * (len(x) // size))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * (len(x) // size))
     for epoch in range(epochs):
         for rows in torch.randperm(len(x), device=device)[: len(x) // size * size].split(size):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
         print(f"  seed {seed}, epoch {epoch + 1} of {epochs}: loss {loss.item():.4f}", flush=True)
     return model

@@ -95,7 +95,7 @@ def mse():
 
 
 class Normed:
-    """One hidden layer with batch normalisation, of a framework of its own; the adapter carries nothing else."""
+    """One hidden layer with batch normalization, of a framework of its own; the adapter carries nothing else."""
 
     __module__ = "normed_nets"
 
@@ -148,7 +148,7 @@ class NormedAdapter:
 
 @pytest.fixture
 def normed(monkeypatch):
-    """Networks with batch normalisation: ``normed(seed)``."""
+    """Networks with batch normalization: ``normed(seed)``."""
     monkeypatch.setitem(_REGISTRY._registered, "normed_nets", NormedAdapter())
     return Normed
 

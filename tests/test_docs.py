@@ -74,8 +74,8 @@ def test_commands_that_take_long_are_understood(page, monkeypatch):
             beside.syspath_prepend(str((ROOT / first).parent))
             with pytest.raises(Understood):
                 runpy.run_path(str(ROOT / first), run_name="__main__")
-        for neighbour in (ROOT / "examples").glob("*/*.py"):
-            sys.modules.pop(neighbour.stem, None)  # another script's may have the same name
+        for neighbor in (ROOT / "examples").glob("*/*.py"):
+            sys.modules.pop(neighbor.stem, None)  # another script's may have the same name
 
 
 def test_commands_are_found():

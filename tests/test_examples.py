@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples"
-# `rebasin bench` is a package with a command of its own; the rest of what has no `main` is imported by its neighbours.
+# `rebasin bench` is a package with a command of its own; the rest of what has no `main` is imported by its neighbors.
 SCRIPTS = [
     file
     for file in sorted(FOLDER.glob("**/*.py"))

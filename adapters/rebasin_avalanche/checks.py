@@ -62,7 +62,7 @@ def check_optimizers(settings: dict[str, Any]) -> None:
         if hasattr(settings.get(name), "param_groups"):
             raise SettingError(
                 f"{name} came as a torch.optim.{type(settings[name]).__name__}, which holds the parameters of one "
-                f"model; this strategy optimises permutations and a residual. Pass rebasin_core.optimizers.Adam(0.01) "
+                f"model; this strategy optimizes permutations and a residual. Pass rebasin_core.optimizers.Adam(0.01) "
                 f"or SGD(0.1), or leave it out"
             )
 

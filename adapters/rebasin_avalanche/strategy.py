@@ -95,7 +95,7 @@ class RebasinStrategy(SupervisedTemplate):
     what may be permuted is then found anew, while memory and reports stay. Online streams are refused.
 
     *Data* come from ``strategy.dataloader`` and are read anew for every epoch, once before the first to choose what is
-    remembered, and once at the end where there are batch normalisations. A plugin may have put another loader there.
+    remembered, and once at the end where there are batch normalizations. A plugin may have put another loader there.
     What an experience draws depends on `seed` and its number alone, the shuffling and new units included.
 
     Examples

@@ -109,7 +109,7 @@ class KerasAdapter:
         return collector(model, graph)
 
     def batch_norms(self, model: Any) -> BatchNorms | None:
-        """Return the passes in which batch normalisation layers use the statistics of the batch."""
+        """Return the passes in which batch normalization layers use the statistics of the batch."""
         _check(model)
         return batch_norms(model)
 

@@ -1,4 +1,4 @@
-"""Batch normalisation layers of a model: run with the statistics of the batch, and these statistics measured.
+"""Batch normalization layers of a model: run with the statistics of the batch, and these statistics measured.
 
 On a private copy, the layers compute as in training, whatever the rest does, and with a momentum of 0 their moving
 statistics become those of the batch, as Keras defines them. ``stateless_call`` lets them write to nothing but its own
@@ -75,7 +75,7 @@ def _normalise_by_the_batch(layer: Any, names: Mapping[int, str], listening: lis
     layer.momentum = 0.0
     layer.trainable = True  # a frozen layer never looks at the batch
     layer.synchronized = False
-    layer.renorm = False  # it would normalise by the old statistics, nearly
+    layer.renorm = False  # it would normalize by the old statistics, nearly
 
     def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
         _check_count(layer, inputs)
@@ -93,7 +93,7 @@ def _check_count(layer: Any, inputs: Any) -> None:
     others = [size for i, size in enumerate(inputs.shape) if i != axis]
     if None not in others and math.prod(others) <= 1:
         error = DataError(
-            f"batch normalisation by the batch needs more than one value per channel, and layer {layer.name!r} got "
+            f"batch normalization by the batch needs more than one value per channel, and layer {layer.name!r} got "
             f"{list(inputs.shape)}; use larger batches (batch_size=, or a data set that drops its remainder), or "
             f"normalization='running' in an objective"
         )

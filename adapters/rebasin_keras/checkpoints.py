@@ -31,7 +31,7 @@ class KerasFile:
     The model is loaded by Keras in its safe mode. On top of that, a file that holds the byte code of a lambda, or names
     a class of a package other than Keras' own that was not registered, is refused before Keras sees it: not all
     versions of Keras do so. All weights are in memory. A new file has the same architecture and compile settings; an
-    optimiser starts afresh, as what it remembers of every weight belongs to their old order.
+    optimizer starts afresh, as what it remembers of every weight belongs to their old order.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ __all__ = ["rebuilt", "skeleton"]
 def rebuilt(model: Any, params: Mapping[str, Any]) -> Any:
     """Copy of a model, of its type, that holds `params`; trainable flags and seed generators as in the original.
 
-    A compiled model gives a compiled copy, with an optimiser that starts afresh. Where the loss or a metric cannot be
+    A compiled model gives a compiled copy, with an optimizer that starts afresh. Where the loss or a metric cannot be
     copied (a lambda), the copy is not compiled.
 
     Raises

@@ -26,7 +26,7 @@ __all__ = ["RebasinModel"]
 class RebasinModel(LearnedPlan, keras.Model):
     """A model re-based by a plan that is learned (the paper's re-basin network), for ``compile`` and ``fit``.
 
-    Its trainable weights are the logits, one matrix per permutation group, and nothing else: any optimiser, loss and
+    Its trainable weights are the logits, one matrix per permutation group, and nothing else: any optimizer, loss and
     callback of Keras's trains them. In training, a call runs the model with its weights mixed by the soft plan,
     ``S_tau(logits)``, and gradients reach the logits by implicit differentiation; in ``evaluate`` and ``predict`` it
     runs with the nearest hard plan. With an `anchor`, the weights are those of a place on the line between the anchor

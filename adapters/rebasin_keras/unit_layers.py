@@ -21,7 +21,7 @@ _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def unit_layers(model: Any, graph: PermutationGraph) -> UnitLayers:
-    """Return the dense, convolutional, embedding and batch normalisation layers that produce a group.
+    """Return the dense, convolutional, embedding and batch normalization layers that produce a group.
 
     Raises
     ------

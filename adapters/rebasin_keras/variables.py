@@ -18,7 +18,7 @@ __all__ = ["check_built", "named_variables", "parameters_of"]
 def named_variables(model: Any) -> dict[str, Any]:
     """Every weight of a model, trainable or not, by its ``path`` without session-wide numbers.
 
-    Seed generators and the state of metrics and optimisers are no weights.
+    Seed generators and the state of metrics and optimizers are no weights.
 
     Examples
     --------

@@ -44,13 +44,13 @@ class SklearnAdapter:
         return forward_function(model)
 
     def rebuild(self, model: Any, params: Mapping[str, Any]) -> Any:
-        """Return a copy that predicts with these parameters; further training starts its optimiser afresh."""
+        """Return a copy that predicts with these parameters; further training starts its optimizer afresh."""
         _check(model)
         rebuilt = copy.deepcopy(model)
         layers = range(len(model.coefs_))
         rebuilt.coefs_ = [np.array(params[f"coefs_.{i}"]) for i in layers]
         rebuilt.intercepts_ = [np.array(params[f"intercepts_.{i}"]) for i in layers]
-        # The optimiser's moments and early stopping's best weights belong to the old order of the units.
+        # The optimizer's moments and early stopping's best weights belong to the old order of the units.
         vars(rebuilt).pop("_optimizer", None)
         if hasattr(rebuilt, "_best_coefs"):
             rebuilt._best_coefs = [W.copy() for W in rebuilt.coefs_]

@@ -18,7 +18,7 @@ from rebasin_torch.copies import rebuilt
 from rebasin_torch.functional import forward_function, to_tensors
 from rebasin_torch.losses import loss_function, metric_function
 from rebasin_torch.pairs import check_pair
-from rebasin_torch.state import check_initialised, every_tensor, parameters_of
+from rebasin_torch.state import check_initialized, every_tensor, parameters_of
 from rebasin_torch.unit_layers import unit_layers
 
 __all__ = ["TorchAdapter"]
@@ -61,7 +61,7 @@ class TorchAdapter:
         # Loading the exporter takes as long as loading the rest of torch: not before it is needed.
         from rebasin_torch.tracing import trace
 
-        check_initialised(model)
+        check_initialized(model)
         inputs = example_inputs or self.example_inputs(model)
         if not inputs:
             raise SettingError(
@@ -98,7 +98,7 @@ class TorchAdapter:
         return collector(model, graph)
 
     def batch_norms(self, model: Any) -> BatchNorms | None:
-        """Return the passes in which batch normalisation layers use the statistics of the batch."""
+        """Return the passes in which batch normalization layers use the statistics of the batch."""
         return batch_norms(model)
 
     def unit_layers(self, model: Any, graph: PermutationGraph) -> UnitLayers:

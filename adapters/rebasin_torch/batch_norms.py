@@ -1,7 +1,7 @@
-"""Batch normalisation layers of a module: run with the statistics of the batch, and these statistics measured.
+"""Batch normalization layers of a module: run with the statistics of the batch, and these statistics measured.
 
 On a private copy, the layers lose their running statistics. torch's own rule then applies: a layer without running
-statistics normalises by the batch, in eval mode too, where nothing is written, counted or synchronised between
+statistics normalizes by the batch, in eval mode too, where nothing is written, counted or synchronized between
 processes. Nothing happens in place, so that the pass can be differentiated and run under ``torch.func.vmap``.
 """
 
@@ -24,11 +24,11 @@ __all__ = ["batch_norms"]
 
 
 def batch_norms(model: nn.Module) -> BatchNorms | None:
-    """Return the passes over the batch normalisation layers that have running statistics; None where there are none.
+    """Return the passes over the batch normalization layers that have running statistics; None where there are none.
 
     These are ``BatchNorm1d`` to ``3d``, ``SyncBatchNorm`` (which then sees the batch of its own process) and classes
-    derived from them. Instance norms that track statistics normalise by these in eval mode and are left at that; so are
-    layers without statistics, which normalise by the batch as it is.
+    derived from them. Instance norms that track statistics normalize by these in eval mode and are left at that; so are
+    layers without statistics, which normalize by the batch as it is.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def _check_count(layer: nn.Module, args: Any, kwargs: Any) -> None:
     # Of inputs of a wrong shape, the layer itself says what is wrong.
     if x.ndim >= 2 and x.numel() <= x.shape[1]:
         raise DataError(
-            f"batch normalisation by the batch needs more than one value per channel, and got {list(x.shape)}; use "
+            f"batch normalization by the batch needs more than one value per channel, and got {list(x.shape)}; use "
             f"larger batches (batch_size=, or a loader that drops its last batch), or normalization='running' in an "
             f"objective"
         )

@@ -46,7 +46,7 @@ class TorchFile:
     Raises
     ------
     CheckpointError
-        The file would run code, holds the state of an optimiser or several networks, or is damaged.
+        The file would run code, holds the state of an optimizer or several networks, or is damaged.
 
     Examples
     --------
@@ -136,8 +136,8 @@ def _where(path: Path, stored: Mapping[Any, Any]) -> str | None:
     for key, value in stored.items():
         if isinstance(value, Mapping) and "param_groups" in value:
             raise CheckpointError(
-                f"{path} holds the state of an optimiser, {key!r}: what it remembers of every weight belongs to the "
-                f"order of the weights as it is now. Save the weights alone, and let the optimiser start afresh"
+                f"{path} holds the state of an optimizer, {key!r}: what it remembers of every weight belongs to the "
+                f"order of the weights as it is now. Save the weights alone, and let the optimizer start afresh"
             )
     inside = [key for key, value in stored.items() if isinstance(value, MutableMapping) and _has_tensors(value)]
     if _has_tensors(stored):
@@ -159,7 +159,7 @@ def _check(path: Path, name: Any, x: Tensor) -> None:
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: a tensor has the name {name!r}; expected text")
     if x.layout != torch.strided or x.is_quantized or x.is_meta:
-        what = "quantised" if x.is_quantized else "without values" if x.is_meta else f"stored as {x.layout}"
+        what = "quantized" if x.is_quantized else "without values" if x.is_meta else f"stored as {x.layout}"
         raise CheckpointError(f"{path}: tensor {name!r} is {what}; save it as a dense tensor of plain numbers")
     if x.numel() * x.element_size() > x.untyped_storage().nbytes():
         raise CheckpointError(

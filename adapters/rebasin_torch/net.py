@@ -22,7 +22,7 @@ class RebasinNet(LearnedPlan, nn.Module):
     """A module re-based by a plan that is learned (the paper's re-basin network).
 
     Its parameters are the logits, one matrix per permutation group, and nothing else: hand ``net.parameters()`` to any
-    optimiser. In train mode a call runs the module with its weights mixed by the soft plan, ``S_tau(logits)``, and
+    optimizer. In train mode a call runs the module with its weights mixed by the soft plan, ``S_tau(logits)``, and
     gradients reach the logits by implicit differentiation; in eval mode it runs with the nearest hard plan, which is
     the function of the original. The module itself always computes as in its own eval mode.
 
@@ -50,7 +50,7 @@ class RebasinNet(LearnedPlan, nn.Module):
     Raises
     ------
     UnsupportedModelError
-        The module cannot be carried: lazy, on ``meta``, on several devices, or quantised.
+        The module cannot be carried: lazy, on ``meta``, on several devices, or quantized.
     SpecError, ShapeError
         The graph is for another module, or there is nothing to permute.
     SettingError, PlanError
@@ -76,12 +76,12 @@ class RebasinNet(LearnedPlan, nn.Module):
     >>> graph = rb.permutation_graph(a, x)
     >>> b = rb.permute(a, rb.Plan.random(graph, seed=1), graph)
     >>> net = RebasinNet(b, graph)
-    >>> optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
+    >>> optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     >>> for _ in range(20):
     ...     distance = sum(((a.get_parameter(n) - p) ** 2).sum() for n, p in net.soft_parameters().items())
-    ...     optimiser.zero_grad()
+    ...     optimizer.zero_grad()
     ...     distance.backward()
-    ...     optimiser.step()
+    ...     optimizer.step()
     >>> torch.equal(net.model()[0].weight, a[0].weight)
     True
     """

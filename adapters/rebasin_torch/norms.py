@@ -30,11 +30,11 @@ class _WrittenOut(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is nn.functional.batch_norm or func is nn.functional.instance_norm:
-            return _normalise(func, *args, **kwargs)
+            return _normalize(func, *args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _normalise(
+def _normalize(
     func: Callable[..., Tensor],
     x: Tensor | None = None,
     running_mean: Tensor | None = None,

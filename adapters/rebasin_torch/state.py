@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import UnsupportedModelError
 
-__all__ = ["check_initialised", "every_tensor", "parameters_of", "weights_device"]
+__all__ = ["check_initialized", "every_tensor", "parameters_of", "weights_device"]
 
 
 def every_tensor(model: nn.Module) -> dict[str, Tensor]:
@@ -28,9 +28,9 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     UnsupportedModelError
-        The module is lazy, on ``meta``, on several devices, or holds quantised or integer weights.
+        The module is lazy, on ``meta``, on several devices, or holds quantized or integer weights.
     """
-    check_initialised(model)
+    check_initialized(model)
     tensors = every_tensor(model)
     _check_values(model, tensors)
     _check_devices(tensors)
@@ -40,7 +40,7 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
         return {name: x.clone() if x.is_inference() else x.detach() for name, x in found.items()}
 
 
-def check_initialised(model: nn.Module) -> None:
+def check_initialized(model: nn.Module) -> None:
     """Raise `UnsupportedModelError` for a lazy module that has not seen an input yet."""
     lazy = [name for name, x in every_tensor(model).items() if is_lazy(x)]
     if lazy:
@@ -71,12 +71,12 @@ def _check_values(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         if name in parameters and not x.is_floating_point() and not x.is_quantized:
             raise UnsupportedModelError(
                 f"parameter {name!r} holds {_dtype(x)} values; weights that are compared and averaged must be floating "
-                f"point. Pass the model as it was before quantisation"
+                f"point. Pass the model as it was before quantization"
             )
     for name, x in _stored(model):
         if x.is_quantized:
             raise UnsupportedModelError(
-                f"{name!r} is quantised ({_dtype(x)}); pass the floating-point model it was made from, and quantise "
+                f"{name!r} is quantized ({_dtype(x)}); pass the floating-point model it was made from, and quantize "
                 f"the result"
             )
 

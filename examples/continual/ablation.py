@@ -133,7 +133,7 @@ def report(swept: dict[str, dict[float, Method]], runs: Runs, seeds: list[int], 
         place.plot(list(variants), curves[title][0], "s--", label="forgetting")
         place.set(title=title, xlabel=title.split(",")[0], xscale="log" if title == "beta" else "linear")
         place.xaxis.set_major_formatter("{x:g}")
-        place.axhline(0.0, color="grey", linewidth=0.5)
+        place.axhline(0.0, color="gray", linewidth=0.5)
         place.set(ylabel="%", ylim=(-20, 100))
     axes[0].legend(fontsize="small")
     for title, curve in curves.items():

@@ -3,7 +3,7 @@
 The strategies are Avalanche's own, of version 0.6.0. Two things are done around them, as they would take longer than
 the training: batches are cut from whole tensors instead of put together image by image, and accuracies are measured by
 `course.accuracies`, without Avalanche's evaluation and logging. As for all other rows, the statistics of batch
-normalisation are measured anew before that.
+normalization are measured anew before that.
 """
 
 import importlib.util
@@ -87,10 +87,10 @@ def avalanche(course: Course, strategy: str, **settings: Any) -> np.ndarray:
     network, found = course.start(), course.matrix()
     random.seed(course.seed)  # which images A-GEM remembers
     headed = course.tasks[0].head is not None
-    optimiser = torch.optim.AdamW(network.parameters(), course.first_rate)
+    optimizer = torch.optim.AdamW(network.parameters(), course.first_rate)
     learner = Fast(
         model=Headed(network) if headed else network,
-        optimizer=optimiser,
+        optimizer=optimizer,
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=course.batch_size,
         train_epochs=course.epochs,
@@ -103,7 +103,7 @@ def avalanche(course: Course, strategy: str, **settings: Any) -> np.ndarray:
         task_labels=[task.head or 0 for task in course.tasks],
     ).train_stream
     for k, (task, experience) in enumerate(zip(course.tasks, stream, strict=True)):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = course.rate if k else course.first_rate
         learner.train(experience)
         found[k, : k + 1] = accuracies(measured(network, [task], course, None, generator), course.tasks[: k + 1])

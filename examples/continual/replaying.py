@@ -93,16 +93,16 @@ def replay(
         old = copy.deepcopy(model).eval() if past and distill_heads else None
         speed = (rate or course.rate) if k else course.first_rate
         mean = Mean(average if k else 0.0, course.epochs * -(-len(task.train[1]) // course.batch_size))
-        optimiser = torch.optim.AdamW(model.parameters(), speed)
+        optimizer = torch.optim.AdamW(model.parameters(), speed)
         model.train()
         for x, y in batches(task, course, generator):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value = loss(model, x, y, task.head, past, weight, teacher, distillation)
             if old is not None:
                 heads = [past_task.head for past_task in course.tasks[:k]]
                 value = value + distill_heads * heads_moved(model, old, x, heads) / (1.0 + weight)
             value.backward()
-            optimiser.step()
+            optimizer.step()
             mean.add(model)
         with torch.no_grad():
             for p, new, old in zip(model.parameters(), mean.values or model.parameters(), before, strict=True):
@@ -118,14 +118,14 @@ def joint(course: Course) -> np.ndarray:
     """Train on the data of all tasks together, a batch of one task at a time: what no memory can be better than."""
     model, found = course.start(), course.matrix()
     generator = torch.Generator().manual_seed(course.seed)
-    optimiser = torch.optim.AdamW(model.parameters(), course.first_rate)
+    optimizer = torch.optim.AdamW(model.parameters(), course.first_rate)
     model.train()
     streams = [batches(task, course, generator) for task in course.tasks]
     for parts in zip(*streams, strict=False):
         # Every step sees all tasks: batches as large together as one of the other methods, and as many steps.
         take = -(-course.batch_size // len(course.tasks))
         for start in range(0, min(len(y) for _, y in parts), take):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             rows = slice(start, start + take)
             outputs = model(torch.cat([x[rows] for x, _ in parts]))
             total, at = torch.zeros(()), 0
@@ -134,7 +134,7 @@ def joint(course: Course) -> np.ndarray:
                 mine = picked(outputs, task.head)[at : at + n]
                 total, at = total + nn.functional.cross_entropy(mine, y[rows]) / len(parts), at + n
             total.backward()
-            optimiser.step()
+            optimizer.step()
     found[-1] = accuracies(measured(model, course.tasks, course, None, generator), course.tasks)
     return found
 
@@ -204,7 +204,7 @@ class Mean:
 def measured(
     model: nn.Module, tasks: Sequence[Task], course: Course, memory: Memory | None, generator: torch.Generator
 ) -> nn.Module:
-    """Measure the statistics of batch normalisation anew, on what was learned from, as the library does.
+    """Measure the statistics of batch normalization anew, on what was learned from, as the library does.
 
     Averaged weights need it; and after the few steps of a short task, the layers' own moving averages lag behind.
     """

@@ -1,6 +1,6 @@
 """The tasks of the paper's continual experiments: Rotated MNIST, Split CIFAR-10 and Split CIFAR-100.
 
-Pictures come normalised, in bfloat16, in which the networks of this folder compute; they are turned and scaled once.
+Pictures come normalized, in bfloat16, in which the networks of this folder compute; they are turned and scaled once.
 MNIST and CIFAR-10 are read as in ``examples/paper``: from the folder in the environment variable REBASIN_DATA
 (``mnist.npz``, ``cifar10_jpeg.npz``), or from torchvision. CIFAR-100 is read from the same folder, where it must be put
 as ``cifar100.npz``.
@@ -47,7 +47,7 @@ def rotation(degrees: float, size: int = 28) -> Tensor:
 
 
 def rotated(pixels: Tensor, degrees: float) -> Tensor:
-    """Turn pictures, rows of pixels from 0 to 1, then normalise."""
+    """Turn pictures, rows of pixels from 0 to 1, then normalize."""
     turned = pixels @ rotation(degrees, math.isqrt(pixels.shape[1])) if degrees else pixels
     return ((turned - MNIST[0]) / MNIST[1]).to(torch.bfloat16)
 

@@ -2,7 +2,7 @@
 
 Trains the networks by the recipe of ``examples/paper/convolutions.py`` and keeps them as checkpoints, or reads them
 from there; prints the test accuracy of each, of their mean as they are, and of the merged networks: with the statistics
-of batch normalisation averaged like the weights, with statistics measured anew, and with REPAIR instead. Then it writes
+of batch normalization averaged like the weights, with statistics measured anew, and with REPAIR instead. Then it writes
 the images that the program on the command line needs, and prints the one command that does all of it.
 
     python three_networks.py                         # VGG-11 with a quarter of the usual channels: minutes a network

@@ -29,7 +29,7 @@ import rebasin_core as rb
 from rebasin_core.line.plotting import save_figure
 
 METHODS = ("naive", "WM", "activation matching", "C_L2", "C_Rnd")
-COLOURS = ("black", "#1f77b4", "#9467bd", "#17becf", "#2ca02c")
+COLORS = ("black", "#1f77b4", "#9467bd", "#17becf", "#2ca02c")
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ def report(title: str, results: list[dict[str, dict[str, Any]]], out: Path) -> N
 
     axes = Figure(figsize=(5, 3.2), layout="constrained").subplots()
     rows = []
-    for name, colour in zip(METHODS, COLOURS, strict=True):
+    for name, color in zip(METHODS, COLORS, strict=True):
         mine = [result[name] for result in results]
         kinds = ("as it is", "re-estimated")
         barriers = [deviation(m[kind].barrier for m in mine) for kind in kinds]
         middle = [deviation(m[kind].at(0.5)["accuracy"] for m in mine) for kind in kinds]
         rows.append([name, *barriers, *middle, f"{np.mean([m['seconds'] for m in mine]):.0f}"])
         curves = [m["re-estimated"] for m in mine]
-        axes.plot(curves[0].lambdas, np.mean([c.excess for c in curves], 0), label=name, color=colour)
+        axes.plot(curves[0].lambdas, np.mean([c.excess for c in curves], 0), label=name, color=color)
     header = ["method", "barrier", "barrier, re-estimated", "accuracy", "accuracy, re-estimated", "seconds a pair"]
     ends = deviation(a for result in results for a in result["ends"]["accuracy"])
     save_table(f"{table(header, rows)}\n\ntest accuracy of the networks {ends}", out / f"convolutions-{title}.md")

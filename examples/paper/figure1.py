@@ -76,7 +76,7 @@ def draw(task: Task, a: nn.Module, b: nn.Module, paths: dict, points: int, file:
     left.set(title="the plane through A, B and the re-based B", xlabel="distance", ylabel="distance")
     for method, model in paths.items():
         rb.connectivity(a, model, task.loss, task.test, 51).plot(ax=right, label=method.name)
-        right.lines[-1].set_color(method.colour)
+        right.lines[-1].set_color(method.color)
     right.legend()
     file.parent.mkdir(parents=True, exist_ok=True)
     left.figure.savefig(file, dpi=150)

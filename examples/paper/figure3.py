@@ -52,13 +52,13 @@ def main() -> None:
     rows = {"expected": expected, "coordinate descent": greedy, "Sinkhorn, L2": found}
     shape = len(rows), len(graph.groups)
     axes = Figure(figsize=(2 * shape[1] + 1, 6), layout="constrained").subplots(*shape, squeeze=False)
-    colours = ListedColormap(["white", "#f2c744", "#1f77b4", "#d62728"])
+    colors = ListedColormap(["white", "#f2c744", "#1f77b4", "#d62728"])
     for line, (name, plan) in zip(axes, rows.items(), strict=True):
         for ax, group in zip(line, graph.groups, strict=True):
             n = graph.groups[group]
             wanted, got = (np.eye(n)[p[group]] for p in (expected, plan))
             # Found and expected: blue; expected, not found: yellow; found, not expected: red.
-            ax.imshow(np.where(got * wanted > 0, 2, np.where(wanted > 0, 1, np.where(got > 0, 3, 0))), colours, vmax=3)
+            ax.imshow(np.where(got * wanted > 0, 2, np.where(wanted > 0, 1, np.where(got > 0, 3, 0))), colors, vmax=3)
             wrong = int((plan[group] != expected[group]).sum())
             ax.set(xticks=[], yticks=[], title=f"{name}\n{wrong} of {n} wrong" if name != "expected" else group)
     chosen.out.mkdir(parents=True, exist_ok=True)

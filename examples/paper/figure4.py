@@ -32,9 +32,9 @@ def main() -> None:
         results = run(Job(name, chosen.seed, width, chosen.quick, chosen.cache))
         for method in METHODS:
             curve = results[method.name]["curve"]
-            top.plot(curve.lambdas, curve.losses, label=method.name, color=method.colour)
+            top.plot(curve.lambdas, curve.losses, label=method.name, color=method.color)
             for values in curve.metrics.values():
-                bottom.plot(curve.lambdas, values, color=method.colour)
+                bottom.plot(curve.lambdas, values, color=method.color)
         top.set(title=name, ylabel="test loss")
         bottom.set(xlabel="place on the line", ylabel="test accuracy")
         bottom.set_visible(bool(curve.metrics))

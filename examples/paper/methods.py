@@ -13,12 +13,12 @@ __all__ = ["METHODS", "Method", "batches", "objective", "rebased"]
 
 @dataclass(frozen=True)
 class Method:
-    """A row of a table: an objective, a solver, and the colour of its curve."""
+    """A row of a table: an objective, a solver, and the color of its curve."""
 
     name: str
     objective: str | None
     solver: Any
-    colour: str
+    color: str
 
 
 METHODS = (

@@ -93,13 +93,13 @@ def theirs(model: nn.Module, target: nn.Module, folder: str, steps: int = 50) ->
     moved = rebasin.RebasinNet(model, input_shape=(1, 1))
     moved.identity_init()
     criterion = losses.DistL2Loss(target)
-    optimiser = torch.optim.AdamW(moved.p.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(moved.p.parameters(), lr=0.1)
     for _ in range(steps):
         moved.train()
         loss = criterion(moved())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         moved.eval()
         if criterion(moved()) == 0:
             break

@@ -140,7 +140,7 @@ def report(title: str, results: list[dict[str, dict[str, Any]]], out: Path) -> N
     for method in METHODS:
         curves = [result[method.name]["curve"] for result in results]
         excess = np.mean([curve.excess for curve in curves], axis=0)
-        axes.plot(curves[0].lambdas, excess, label=method.name, color=method.colour)
+        axes.plot(curves[0].lambdas, excess, label=method.name, color=method.color)
     axes.set(xlabel="place on the line (0: network A, 1: re-based B)", ylabel="loss above the ends", title=title)
     axes.legend(fontsize="small")
     save_figure(axes, out / f"table2-{title}.png")

@@ -54,7 +54,7 @@ def mnist() -> Task:
 
 
 def cifar10(flat: bool = False, training_images: int = 50_000) -> Task:
-    """Photographs of ten kinds of things, every channel normalised, as (3, 32, 32) or flattened rows of 3072."""
+    """Photographs of ten kinds of things, every channel normalized, as (3, 32, 32) or flattened rows of 3072."""
     if folder := os.environ.get("REBASIN_DATA"):
         with np.load(Path(folder) / "cifar10_jpeg.npz") as file:
             arrays = [

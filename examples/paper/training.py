@@ -14,11 +14,11 @@ def train_polynomial(model: nn.Module, task: Task, seed: int, steps: int = 2000,
     """Full-batch AdamW; the targets get new noise at every step, as in the authors' data set."""
     generator = torch.Generator().manual_seed(seed)
     x, y = task.train
-    optimiser = torch.optim.AdamW(model.parameters(), 0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         task.loss(model(x), y + noise * torch.randn(y.shape, generator=generator)).backward()
-        optimiser.step()
+        optimizer.step()
     return model
 
 
@@ -40,22 +40,22 @@ def train_images(
     x, y = task.train
     convolutional = x.ndim == 4
     steps = epochs * (len(x) // batch_size)
-    optimiser: torch.optim.Optimizer = (
+    optimizer: torch.optim.Optimizer = (
         torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=1e-3)
         if convolutional
         else torch.optim.AdamW(model.parameters(), rate)
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     layout = torch.channels_last if convolutional else torch.contiguous_format
     model.train().to(memory_format=layout)
     for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=generator)[: len(x) // batch_size * batch_size].split(batch_size):
             images = augment(x[rows], generator) if task.augmentation == "shift and flip" else x[rows]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=convolutional):
                 loss = task.loss(model(images.to(memory_format=layout)), y[rows])
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return model.eval().to(memory_format=torch.contiguous_format)
 

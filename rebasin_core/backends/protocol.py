@@ -210,7 +210,7 @@ class Backend(Protocol):
     def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
         """``stack([fun(row) for row in x])``, where a row takes one slice of the first axis of every array.
 
-        One vectorised call where the framework has a transformation for it, a loop where it has none; differentiable.
+        One vectorized call where the framework has a transformation for it, a loop where it has none; differentiable.
         """
         ...
 

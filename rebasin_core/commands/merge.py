@@ -65,7 +65,7 @@ def merge(
         bool,
         typer.Option(
             "--reestimate",
-            help="Measure the statistics of batch normalisation anew, on --data.",
+            help="Measure the statistics of batch normalization anew, on --data.",
             rich_help_panel="Merge",
         ),
     ] = False,

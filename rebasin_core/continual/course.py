@@ -1,4 +1,4 @@
-"""The course of one task's optimisation: what is noted at every step, and the average of the iterates."""
+"""The course of one task's optimization: what is noted at every step, and the average of the iterates."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -50,7 +50,7 @@ class Episode:
     model : Model
         How to compute with parameters.
     network : Network
-        What is optimised.
+        What is optimized.
     settings : Settings
         How.
     params : dict of str to array

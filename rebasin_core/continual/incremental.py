@@ -74,7 +74,7 @@ class RebasinIncremental:
 
     Notes
     -----
-    The network computes in inference mode, without dropout; batch normalisation layers normalise by the batch while a
+    The network computes in inference mode, without dropout; batch normalization layers normalize by the batch while a
     task is learned, and their running statistics are measured anew on its data and the memory afterwards (not for a
     mapping of arrays or a `forward` of yours, which do not say what is a statistic). The first task of an untrained
     model is plain training of all learned parameters; for a model that knows its first task, call `remember`. All

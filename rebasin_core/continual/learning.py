@@ -1,4 +1,4 @@
-"""The optimisation of one task: plain training of the first, Eq. 10 to 12 of the paper for those after it."""
+"""The optimization of one task: plain training of the first, Eq. 10 to 12 of the paper for those after it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ LOGITS, RESIDUAL = "logits:", "residual:"
 
 @dataclass(frozen=True)
 class Network:
-    """What is optimised.
+    """What is optimized.
 
     Attributes
     ----------

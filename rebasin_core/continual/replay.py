@@ -1,6 +1,6 @@
 """Replay: every batch of the current task together with samples of the tasks before.
 
-The samples are computed with in one pass of the network, behind the batch; so layers that normalise by the batch see
+The samples are computed with in one pass of the network, behind the batch; so layers that normalize by the batch see
 current and past samples together, as their statistics will be measured in the end.
 """
 

@@ -18,7 +18,7 @@ class TaskData:
     """Batches of one task.
 
     A pair of arrays is shuffled anew for every epoch and cut into nearly equal parts of at most `batch_size` samples,
-    so that none is left with a single sample, which batch normalisation cannot do with. Batches that the user made stay
+    so that none is left with a single sample, which batch normalization cannot do with. Batches that the user made stay
     as they are; a list of them is read in a new order each time, a loader in its own.
 
     Parameters

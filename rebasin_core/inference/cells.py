@@ -1,4 +1,4 @@
-"""Which leaves may be exchanged: colour refinement, and a proof by generators.
+"""Which leaves may be exchanged: color refinement, and a proof by generators.
 
 Two leaves are in one *cell* when they stand in the same arrays in the same way, beside leaves of the same cells.
 Every cell is then a candidate group. The candidate is proven by letting two generators of its symmetric group, a
@@ -53,7 +53,7 @@ def _distinct_arrays(recorder: Recorder, solution: NodeClasses) -> list[Labels]:
 
 
 def _mix(x: Hashes) -> Hashes:
-    """Scramble 64-bit integers (the finaliser of splitmix64)."""
+    """Scramble 64-bit integers (the finalizer of splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -73,26 +73,26 @@ def _slot_hash(leaves: Ids, values: Hashes, slot: int) -> Hashes:
 
 
 def _refine(arrays: Sequence[Labels], pinned: npt.NDArray[np.bool_]) -> Ids:
-    """Colour leaves by where they stand and beside what, until the colours are stable."""
+    """Color leaves by where they stand and beside what, until the colors are stable."""
     numbers = np.arange(pinned.size, dtype=np.uint64)
-    colours = np.where(pinned, _mix(numbers + np.uint64(1)), np.uint64(0))
+    colors = np.where(pinned, _mix(numbers + np.uint64(1)), np.uint64(0))
     rows = np.concatenate(arrays) if arrays else np.zeros((0, 1), dtype=np.int64)
     array_number = np.repeat(np.arange(len(arrays), dtype=np.uint64), [len(a) for a in arrays])
     salt = _mix(array_number + np.uint64(0x51ED270B))
     count = -1
     while True:
-        distinct = np.unique(colours)
+        distinct = np.unique(colors)
         if distinct.size == count:
             break
         count = distinct.size
-        total = _hash_rows(rows, colours[rows])
+        total = _hash_rows(rows, colors[rows])
         gathered = np.zeros(pinned.size, dtype=np.uint64)
         for k in range(rows.shape[1]):
             held = rows[:, k] >= 0
-            others = total[held] - _slot_hash(rows[held, k], colours[rows[held, k]], k)
+            others = total[held] - _slot_hash(rows[held, k], colors[rows[held, k]], k)
             np.add.at(gathered, rows[held, k], _mix(others + salt[held] + np.uint64(k + 1)))
-        colours = _mix(colours + _mix(gathered))
-    return np.unique(colours, return_inverse=True)[1].astype(np.int64)
+        colors = _mix(colors + _mix(gathered))
+    return np.unique(colors, return_inverse=True)[1].astype(np.int64)
 
 
 def _failing(recorder: Recorder, solution: NodeClasses, arrays: Sequence[Labels], cells: Ids) -> set[int]:

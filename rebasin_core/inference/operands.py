@@ -2,7 +2,7 @@
 
 A *place* is a label together with the position of an atom along the axis of that label. Once operands have common
 factors, two atoms at one place are one axis. A block whose places meet several blocks of another operand, or that is
-summed over in part, must factorise accordingly; this is repeated until every block meets whole blocks.
+summed over in part, must factorize accordingly; this is repeated until every block meets whole blocks.
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence

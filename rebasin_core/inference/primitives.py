@@ -12,7 +12,7 @@ hold them.
 ``gather``                     constant indices along an axis: slice, select, chunk, flip, roll
 ``cat`` ``stack``              concatenation along an axis, old or new
 ``expand`` ``repeat``          broadcast an axis of length 1, tile an axis
-``window``                     pooling, padding, up-sampling: an axis whose places have neighbours, so that it stays
+``window``                     pooling, padding, up-sampling: an axis whose places have neighbors, so that it stays
 ``conv``                       convolution, grouped, transposed
 ``pin``                        anything without a rule: nothing that reaches it may move
 =============================  =================================================================================
@@ -194,10 +194,10 @@ class Primitives:
             return self.insert(tensors[0], axis)
         return selections.stack(self.recorder, tensors, axis)
 
-    # Operations that know neighbours -------------------------------------------------------------------------------
+    # Operations that know neighbors -------------------------------------------------------------------------------
 
     def window(self, x: Tensor, axes: Sequence[int], sizes: Sequence[int], reason: str) -> Tensor:
-        """Give axes whose places have neighbours (pooling, padding) their new sizes; they stay in place."""
+        """Give axes whose places have neighbors (pooling, padding) their new sizes; they stay in place."""
         axes = [axis % x.ndim for axis in axes]
         x = self.pin_axes(x, axes, reason)
         for axis, size in zip(axes, sizes, strict=True):

@@ -3,7 +3,7 @@
 The recorder never decides anything. It allocates nodes and keeps
 
 * equations, ``a[i] ~ b[i]``: these places move together;
-* separations, ``e[i, j] = (h[i], d[j])``: an operation touched a part of a block, so its order must factorise;
+* separations, ``e[i, j] = (h[i], d[j])``: an operation touched a part of a block, so its order must factorize;
   both with the operation that was being recorded;
 * pins, with a reason;
 * reads, the arrays that operations depend on as a whole (their nodes must be mapped onto themselves);
@@ -148,7 +148,7 @@ class Recorder:
             self.read(ids)
             components = [self.nodes(*(ids.shape[slot] for slot in part)) for part in parts]
             self._separated[key] = components
-            self._factorise(ids, components, [index_along(ids.shape, part) for part in parts])
+            self._factorize(ids, components, [index_along(ids.shape, part) for part in parts])
         return self._separated[key]
 
     def join(self, components: Sequence[Ids], index: Sequence[npt.NDArray[np.int64]], key: Hashable) -> Ids:
@@ -158,11 +158,11 @@ class Recorder:
             ids = self.nodes(index[0].size)
             for component in components:
                 self.read(component)
-            self._factorise(ids, components, index)
+            self._factorize(ids, components, index)
             self._joined[full] = ids
         return self._joined[full]
 
-    def _factorise(self, ids: Ids, components: Sequence[Ids], index: Sequence[npt.NDArray[np.int64]]) -> None:
+    def _factorize(self, ids: Ids, components: Sequence[Ids], index: Sequence[npt.NDArray[np.int64]]) -> None:
         flat = tuple(c.reshape(-1) for c in components)
         self.separations.append(Separation(ids.reshape(-1), flat, tuple(index), self.operation))
         for component, places in zip(flat, index, strict=True):

@@ -134,7 +134,7 @@ def _refine_arities(
             if cuts is None:
                 for s in (separations[other], separation):
                     for ids in (s.whole, *s.parts):
-                        recorder.pin(ids, "an axis that factorises in two ways that do not agree")
+                        recorder.pin(ids, "an axis that factorizes in two ways that do not agree")
                 continue
             for which in (other, number):
                 separations[which] = _split_parts(recorder, separations, separations[which], cuts)

@@ -1,7 +1,7 @@
-"""Surgery on the atoms of a tensor: fuse them, bring axes to common factors, make a block factorise.
+"""Surgery on the atoms of a tensor: fuse them, bring axes to common factors, make a block factorize.
 
 Splitting an atom is free. Fusing atoms of different blocks makes product nodes, and separating a block states that its
-order factorises; both are written to the recorder.
+order factorizes; both are written to the recorder.
 """
 
 from collections.abc import Hashable, Sequence
@@ -36,7 +36,7 @@ def separate(recorder: Recorder, tensor: Tensor, block: Block, parts: Sequence[t
 
 
 def fuse(recorder: Recorder, tensor: Tensor, dim: int, start: int, stop: int) -> Tensor:
-    """Make one atom of several neighbouring atoms of an axis."""
+    """Make one atom of several neighboring atoms of an axis."""
     atoms = tensor.dims[dim][start:stop]
     if len(atoms) < 2:
         return tensor
@@ -48,7 +48,7 @@ def fuse(recorder: Recorder, tensor: Tensor, dim: int, start: int, stop: int) ->
         return replace_range(tensor, dim, start, stop, [plain])
     if len(blocks) == 1 and all(a.block is blocks[0] for a in atoms):
         return _fuse_slots(recorder, tensor, dim, start, stop, blocks[0])
-    # A block that reaches out of the fused range must factorise into what lies inside and what lies outside.
+    # A block that reaches out of the fused range must factorize into what lies inside and what lies outside.
     for block in blocks:
         inside = tuple(sorted(a.slot for a in atoms if a.block is block))
         outside = tuple(slot for slot in range(block.ids.ndim) if slot not in inside)

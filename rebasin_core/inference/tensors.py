@@ -1,7 +1,7 @@
 """Symbolic tensors: what is known about the axes of an intermediate result.
 
 Every index of an axis is an integer, its *node*. Two places that must move together carry nodes that are equal, or
-that are equated later. The nodes of one axis, or of several axes whose order is not known to factorise, form a
+that are equated later. The nodes of one axis, or of several axes whose order is not known to factorize, form a
 `Block`; an axis of a tensor is a row-major product of `Atom`s, and each atom is a slot of a block, or pinned, or
 free.
 
@@ -170,7 +170,7 @@ def insert_dim(x: Tensor, axis: int, dim: tuple[Atom, ...]) -> Tensor:
 
 
 def common_cuts(lists: Sequence[Sequence[int]]) -> list[int] | None:
-    """Find the coarsest factors that refine several factorisations of one size.
+    """Find the coarsest factors that refine several factorizations of one size.
 
     ``[[4, 3], [2, 6]]`` gives ``[2, 2, 3]``: row-major, both are regroupings of it. None where there is none, as for
     ``[[2, 3], [3, 2]]``.
@@ -187,7 +187,7 @@ def common_cuts(lists: Sequence[Sequence[int]]) -> list[int] | None:
 
 
 def regions(lists: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
-    """Cut factorisations of one size where all of them agree.
+    """Cut factorizations of one size where all of them agree.
 
     Returns one entry per region, each with the ``(start, stop)`` range of factors of every list.
     """

@@ -8,8 +8,8 @@ from rebasin_core.errors import SettingError
 
 __all__ = ["plot_curves", "save_figure", "shown_axes"]
 
-# Okabe and Ito's palette: distinct to colour-blind readers too.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's palette: distinct to color-blind readers too.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "-", (0, (4, 3)), "-.", ":")
 
 
@@ -55,12 +55,12 @@ def plot_curves(curves: Mapping[str, Drawable], ax: Any = None, metric: str | No
     """
     ax = _bare_axes() if ax is None else ax
     # Dashes of their own: a curve that lies on another stays visible.
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(DASHES), strict=False)
-    for (label, curve), (colour, dashes) in zip(curves.items(), styles, strict=False):
+    styles = zip(itertools.cycle(COLORS), itertools.cycle(DASHES), strict=False)
+    for (label, curve), (color, dashes) in zip(curves.items(), styles, strict=False):
         if metric is not None and metric not in curve.metrics:
             raise SettingError(f"no metric {metric!r} was measured; there is {', '.join(curve.metrics) or 'none'}")
         values = curve.losses if metric is None else curve.metrics[metric]
-        ax.plot(curve.lambdas, values, label=label, color=colour, linestyle=dashes)
+        ax.plot(curve.lambdas, values, label=label, color=color, linestyle=dashes)
     ax.set_xlabel(r"$\lambda$: 0 is A, 1 is B (hard permutations)")
     ax.set_ylabel(metric or "loss")
     ax.grid(alpha=0.3)

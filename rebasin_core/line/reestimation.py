@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, measured anew: the rule; adapters measure, batch by batch."""
+"""Running statistics of batch normalization, measured anew: the rule; adapters measure, batch by batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,18 +19,18 @@ Params = dict[str, Array]
 
 
 def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress: bool = True) -> Any:
-    """Return a copy of a model whose batch normalisation has statistics measured anew on data.
+    """Return a copy of a model whose batch normalization has statistics measured anew on data.
 
     Between two networks the variance of activations collapses, which interpolated running statistics do not know of:
     in a deep network, most of the loss between the two is due to that. Choose it for every network with batch
-    normalisation whose weights were averaged, by whatever means; `rebasin_core.connectivity`,
+    normalization whose weights were averaged, by whatever means; `rebasin_core.connectivity`,
     `rebasin_core.interpolate` and `rebasin_core.merge` take ``reestimate=`` and do it along the way. It needs inputs,
     no targets and no training.
 
     Parameters
     ----------
     model : any model an adapter carries
-        The network; it is not changed. Without batch normalisation, the copy is as the model is.
+        The network; it is not changed. Without batch normalization, the copy is as the model is.
     data : pair of arrays, iterable of pairs, or an array
         ``(inputs, targets)``, batches of it, or inputs alone; targets are not read.
     batch_size : int, optional
@@ -41,7 +41,7 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress
     Returns
     -------
     model
-        Of the same type. New are the running mean and the running variance of every batch normalisation layer with
+        Of the same type. New are the running mean and the running variance of every batch normalization layer with
         such statistics, whether it is frozen or not; in PyTorch also its counter of batches.
 
     Raises
@@ -55,7 +55,7 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress
 
     Notes
     -----
-    One pass over the data. Batch normalisation layers normalise by the statistics of the batch, as in training, so that
+    One pass over the data. Batch normalization layers normalize by the statistics of the batch, as in training, so that
     deeper layers see what they will see; everything else is in inference mode, without dropout. The result is the
     cumulative average: every batch weighs the same, whatever its size, and the old statistics do not count. The running
     mean is the mean over batches of the batch's mean; the running variance is the mean over batches of the batch's
@@ -163,14 +163,14 @@ def running_statistics(
     points : sequence of callables without arguments
         Each makes the parameters of one network when called, once per batch: only one is in memory at a time.
     batches : Batches
-        What to measure on; not read where the model has no batch normalisation.
+        What to measure on; not read where the model has no batch normalization.
     show : bool, default False
         Show a progress bar.
 
     Returns
     -------
     list of dict of str to array
-        Per network its statistics, in the dtypes of the parameters they stand for; empty without batch normalisation.
+        Per network its statistics, in the dtypes of the parameters they stand for; empty without batch normalization.
     """
     norms = find_batch_norms(model)
     averages = [_Average(model.backend) for _ in points]

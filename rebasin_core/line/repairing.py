@@ -37,7 +37,7 @@ def repair(
     An average of units that agree in part only says less than each of them: its variance collapses, layer after layer.
     Here the weights of every unit are multiplied by a number, and its bias is shifted, so that mean and standard
     deviation of what it says are the weighted means of those of the models. Choose it for networks without batch
-    normalisation; where there is some, `rebasin_core.reestimate` does as much in one pass. `rebasin_core.merge` and
+    normalization; where there is some, `rebasin_core.reestimate` does as much in one pass. `rebasin_core.merge` and
     `rebasin_core.Alignment.merge` take ``repair=`` and do it along the way. It needs inputs, no targets and no
     training.
 
@@ -86,7 +86,7 @@ def repair(
     Layers are repaired in the order in which they compute, each measured behind those before it: one pass over the data
     for each of the models and for each layer, after which every mean and deviation is what it should be on these data,
     to rounding. A layer that is called several times is measured over all calls at once, and where what it gives comes
-    back to it, the result is nearly that. The paper's code measures all layers in one pass, in which each is normalised
+    back to it, the result is nearly that. The paper's code measures all layers in one pass, in which each is normalized
     by the batch; for a single batch, the two agree. Data that differ from pass to pass, such as images shifted at
     random, blur the result.
 

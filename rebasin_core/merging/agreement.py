@@ -1,6 +1,6 @@
 """How well several networks agree in one common order of their units, and two ways to raise it.
 
-With weights ``w_i`` that sum to 1 and ``mean = sum_i w_i pi_i(theta_i)``, what is minimised is the spread
+With weights ``w_i`` that sum to 1 and ``mean = sum_i w_i pi_i(theta_i)``, what is minimized is the spread
 
     sum_i w_i |pi_i(theta_i) - mean|^2  =  sum_i w_i |theta_i|^2 - |mean|^2,
 
@@ -34,7 +34,7 @@ __all__ = ["Agreement"]
 
 Plans = tuple[Plan, ...]
 HEIGHT = 0.5
-"""How far from the centre of the doubly stochastic matrices towards known plans a search over soft plans sets out."""
+"""How far from the center of the doubly stochastic matrices towards known plans a search over soft plans sets out."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ class Agreement:
         return 0.5 * (squares - inner_product(total, total))
 
     def _between(self, plans: Plans) -> dict[str, np.ndarray]:
-        centre = uniform_matrices(self.graph)
+        center = uniform_matrices(self.graph)
         return {
-            _key(i, group): (1.0 - HEIGHT) * centre[group] + HEIGHT * _matrices(plan[group])
+            _key(i, group): (1.0 - HEIGHT) * center[group] + HEIGHT * _matrices(plan[group])
             for i, plan in enumerate(plans)
             for group in self.graph.groups
         }

@@ -194,7 +194,7 @@ def align_many(
     Raises
     ------
     SettingError
-        Fewer than two models, weights that do not fit, an unknown method, or an objective it cannot minimise.
+        Fewer than two models, weights that do not fit, an unknown method, or an objective it cannot minimize.
     RebasinError
         As `rebasin_core.align`; networks are named by their place, from "model 1" on.
 

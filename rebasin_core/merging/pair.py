@@ -64,11 +64,11 @@ def merge(
     executor : concurrent.futures.Executor, optional
         Who aligns the pairs of more than two models.
     reestimate : data, optional
-        Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalisation anew: see
+        Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalization anew: see
         `rebasin_core.reestimate`. Choose it for every network that has such layers.
     repair : data, optional
         Inputs, or pairs, on which to give every unit the mean of the networks' means and deviations: see
-        `rebasin_core.repair`. Choose it for networks without batch normalisation. With both, it comes last.
+        `rebasin_core.repair`. Choose it for networks without batch normalization. With both, it comes last.
     batch_size : int, optional
         Cut the data into batches of this size, where they are a pair of arrays or one array; default: one batch.
 

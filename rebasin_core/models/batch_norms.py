@@ -1,10 +1,10 @@
-"""Batch normalisation as the core sees it: layers that can normalise by the batch instead of their running statistics.
+"""Batch normalization as the core sees it: layers that can normalize by the batch instead of their running statistics.
 
 Why it matters: half way between two networks, the units of a layer are averages of units that agree in part only, so
 that their variance collapses, while the running statistics, interpolated like weights, promise the variance of the
 ends. Each layer then shrinks what it hands on, and a deep network says next to nothing. There are two remedies, both
 built on what an adapter tells here: the statistics measured anew (`rebasin_core.reestimate`), and, where a gradient is
-to flow, the forward pass that normalises by the batch (`forward_with`).
+to flow, the forward pass that normalizes by the batch (`forward_with`).
 
 References
 ----------
@@ -29,12 +29,12 @@ Measure = Callable[[dict[str, Array], Any], dict[str, Array]]
 
 @dataclass(frozen=True)
 class BatchNorms:
-    """The batch normalisation layers of a model that keep running statistics, as its adapter returns them.
+    """The batch normalization layers of a model that keep running statistics, as its adapter returns them.
 
     Attributes
     ----------
     forward : callable
-        ``forward(params, inputs) -> outputs``, differentiable in the parameters. These layers normalise by mean and
+        ``forward(params, inputs) -> outputs``, differentiable in the parameters. These layers normalize by mean and
         variance of the batch, everything else is in inference mode, and nothing is written anywhere.
     measure : callable
         ``measure(params, inputs)``: per running statistic its value on this batch in such a pass, at least in float32;
@@ -55,7 +55,7 @@ class HasBatchNorms(Protocol):
 
 
 def find_batch_norms(model: Model) -> BatchNorms | None:
-    """Ask the adapter for the batch normalisation layers; None where the model has none with running statistics.
+    """Ask the adapter for the batch normalization layers; None where the model has none with running statistics.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def find_batch_norms(model: Model) -> BatchNorms | None:
 
 
 def forward_with(model: Model, normalization: str | None) -> Forward:
-    """Return the model as a function of (params, inputs), with a say in what its batch normalisation normalises by.
+    """Return the model as a function of (params, inputs), with a say in what its batch normalization normalizes by.
 
     Parameters
     ----------
@@ -76,14 +76,14 @@ def forward_with(model: Model, normalization: str | None) -> Forward:
     normalization : {"running", "batch"} or None
         "running": the running statistics among the parameters, as in inference. "batch": mean and variance of the
         batch, the differentiable analogue of statistics measured anew; the same as "running" for a network without
-        batch normalisation. None: "batch", but "running" for a mapping of arrays or a forward function of the user's.
+        batch normalization. None: "batch", but "running" for a mapping of arrays or a forward function of the user's.
 
     Raises
     ------
     SettingError
         Something else came.
     SpecError
-        "batch", and the model does not say what to normalise.
+        "batch", and the model does not say what to normalize.
     """
     if normalization not in (None, "running", "batch"):
         raise SettingError(f'expected normalization as "running", "batch" or None, got {normalization!r}')

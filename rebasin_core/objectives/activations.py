@@ -113,7 +113,7 @@ class Activations:
 def _correlations(backend: Backend, collect: Collect, batches: list[Any], a: Params, b: Params) -> dict[str, Array]:
     """Correlation of every unit of A with every unit of B, per group, shape (n, n).
 
-    Since a group's permutation only reorders its own activations, the linear assignment that maximises it is the best
+    Since a group's permutation only reorders its own activations, the linear assignment that maximizes it is the best
     plan for the group whatever the other groups do. Layers and batches weigh as they do in the objective.
     """
     total: dict[str, Array] = {}

@@ -47,7 +47,7 @@ class BoundObjective:
         ``evaluation()`` yields ``(weight, sample)``: the same fixed set each time, by which hard plans are compared.
         The weights sum to whatever; the mean is taken.
     matches_weights : bool
-        Whether the best plan is the one that maximises the inner product of the weights, as weight matching does.
+        Whether the best plan is the one that maximizes the inner product of the weights, as weight matching does.
     similarity : callable, optional
         ``similarity(params_a, params_b)``: per group a matrix whose linear assignment is the group's best permutation,
         whatever the other groups do; None where groups depend on each other.

@@ -94,7 +94,7 @@ def _residual_of_any(backend: Backend, P: Array, Z: Array) -> Array:
     eps = limits_of(backend, P).eps
     batch, m, _ = backend.shape(P)
     # Measure each row of Z from the entry where the plan is largest. R does not change, and where the plan is nearly
-    # hard, Q becomes as small as the Laplacian instead of cancelling later.
+    # hard, Q becomes as small as the Laplacian instead of canceling later.
     largest = backend.reshape(backend.argmax(P, axis=-1), (batch, m, 1))
     Z = Z - backend.take_along_axis(Z, largest, axis=-1)
     a = row_sums(backend, P)

@@ -54,7 +54,7 @@ def first_guess(
     Notes
     -----
     ``S = d <A, pi_P(B)> / dP`` of the group, all of whose occurrences are mixed evenly, holds what every pair of units
-    adds to the similarity. With ``D`` its double-centerd form (adding a number to a row or a column favours no
+    adds to the similarity. With ``D`` its double-centerd form (adding a number to a row or a column favors no
     permutation), an assignment stands out by the mean of the entries it picks over the root mean square of the others.
 
     Examples

@@ -1,4 +1,4 @@
-"""How alike the units of a group are, as the other groups lie now: the scores that linear assignment maximises."""
+"""How alike the units of a group are, as the other groups lie now: the scores that linear assignment maximizes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

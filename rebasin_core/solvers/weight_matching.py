@@ -36,7 +36,7 @@ MOST_STARTS, SMALL = 3, 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class WeightMatching:
-    """Maximise the inner product of the weights, one group at a time.
+    """Maximize the inner product of the weights, one group at a time.
 
     ``|A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>``, and the inner product is linear in one group's permutation when
     the others are held, so that a linear assignment finds the best one exactly. Sweeps over the groups in random

@@ -88,7 +88,7 @@ def occurrence_pairs(
     """Yield, for every place in which `group` stands, the two arrays with that axis first and the rest flattened.
 
     The pairs have shape ``(n, rest)``, or ``(parent, n, rest)`` for a local group. Their product ``A @ B.T`` is the
-    similarity of the units of `a` to those of `b`, which linear assignment maximises.
+    similarity of the units of `a` to those of `b`, which linear assignment maximizes.
     """
     yield from zip(*(occurrences(backend, x, spec, sizes, group) for x in (a, b)), strict=True)
 

@@ -147,8 +147,8 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
         composed = {}
         for group, first in self.items():
             if group in self._parents:
-                travelled = first[then[self._parents[group]]]
-                composed[group] = np.take_along_axis(travelled, then[group], axis=1)
+                traveled = first[then[self._parents[group]]]
+                composed[group] = np.take_along_axis(traveled, then[group], axis=1)
             else:
                 composed[group] = first[then[group]]
         return Plan(composed, self._parents)

@@ -214,7 +214,7 @@ def test_without_the_peer_there_is_no_distance_to_reach(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_pot_computes_the_same_plan():
     pytest.importorskip("ot")
-    for method in ("log", "stabilised"):
+    for method in ("log", "stabilized"):
         peer = opponent(peer_operator(f"{POT} {method}", Peers(), CASE, 40))
         build = lambda error: ours("torch", CASE, tol=max(error, 1e-6))  # noqa: E731
         assert all(row.ratio is not None for row in against(peer, same_iterations=False, build=build).values())

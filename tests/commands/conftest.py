@@ -167,12 +167,12 @@ def trained_states():
     for seed in range(3):
         torch.manual_seed(seed)
         model = namespace["net"]()
-        optimiser = torch.optim.Adam(model.parameters(), 0.02)
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
         for _ in range(15):
             for rows in torch.arange(500).split(50):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(model(torch.tensor(x)[rows]), torch.tensor(y)[rows]).backward()
-                optimiser.step()
+                optimizer.step()
         states.append(model.state_dict())
     return states, {"x_train": x[:500], "y_train": y[:500], "x_test": x[500:], "y_test": y[500:]}
 

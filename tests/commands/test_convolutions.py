@@ -12,23 +12,23 @@ NETWORKS = Path(__file__).parents[2] / "examples" / "paper" / "networks.py"
 
 @pytest.fixture
 def files(tmp_path):
-    """Trained for some steps on pictures of ten colours, which is enough for the table to say something."""
+    """Trained for some steps on pictures of ten colors, which is enough for the table to say something."""
     namespace = {"__name__": "networks"}
     exec(compile(NETWORKS.read_text(encoding="utf-8"), str(NETWORKS), "exec"), namespace)
     rng = np.random.default_rng(0)
     y = rng.integers(0, 10, 320)
-    colours = rng.normal(size=(10, 3, 1, 1))
-    x = (colours[y] + 0.3 * rng.normal(size=(320, 3, 8, 8))).astype("float32")
+    colors = rng.normal(size=(10, 3, 1, 1))
+    x = (colors[y] + 0.3 * rng.normal(size=(320, 3, 8, 8))).astype("float32")
     np.savez(tmp_path / "data.npz", x_train=x[:256], y_train=y[:256], x_test=x[256:], y_test=y[256:])
     inputs, targets = torch.tensor(x[:256]), torch.tensor(y[:256])
     for seed, name in enumerate("abc"):
         torch.manual_seed(seed)
         model = namespace["ResNet20"]()
-        optimiser = torch.optim.Adam(model.parameters(), 0.003)
+        optimizer = torch.optim.Adam(model.parameters(), 0.003)
         for rows in torch.arange(256).repeat(8).split(64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
-            optimiser.step()
+            optimizer.step()
         torch.save(model.state_dict(), tmp_path / f"{name}.pt")
     return [tmp_path / f"{name}.pt" for name in "abc"]
 

@@ -66,7 +66,7 @@ def rolled(m):
 
 
 def rolled_onto_itself(m):
-    """x + roll(x) ties every unit to its neighbour: only a rotation of all could move, so that all stays."""
+    """x + roll(x) ties every unit to its neighbor: only a rotation of all could move, so that all stays."""
     x = start(m, 6)
     head(m, m.add(x, m.gather(x, 1, [1, 2, 3, 4, 5, 0])))
 

@@ -248,7 +248,7 @@ def test_a_batch_size_without_data_to_cut_is_refused():
         rb.interpolate(A, B, batch_size=2)
 
 
-# --- statistics of batch normalisation --------------------------------------------------------------------------------
+# --- statistics of batch normalization --------------------------------------------------------------------------------
 NET_DATA = np.random.default_rng(3).normal(size=(12, 3)), np.random.default_rng(4).normal(size=(12, 2))
 
 

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 
 def log_domain(X, tau, num_iters, row=None, col=None):
-    """Alternating normalisation in the log domain with SciPy: columns first, then rows."""
+    """Alternating normalization in the log domain with SciPy: columns first, then rows."""
     X = np.asarray(X, dtype=np.float64)
     m, n = X.shape
     log_row = np.log(np.ones(m) if row is None else row)[:, None]
@@ -26,13 +26,13 @@ def unrolled(X, tau, num_iters, ratio=1.0):
     """The same over the last two axes with autograd, to be differentiated through its iterations."""
     L = X / tau
 
-    def normalise(L, axis):
+    def normalize(L, axis):
         L = L - anp.max(L, axis=axis, keepdims=True)
         return L - anp.log(anp.sum(anp.exp(L), axis=axis, keepdims=True))
 
     for _ in range(num_iters):
-        L = normalise(L, -2) + np.log(ratio)
-        L = normalise(L, -1)
+        L = normalize(L, -2) + np.log(ratio)
+        L = normalize(L, -1)
     return anp.exp(L)
 
 

@@ -33,7 +33,7 @@ def soft(P):
     return SoftLaplacian(P, P.sum(axis=-1)[:, None], P.sum(axis=-2, keepdims=True))
 
 
-def centred(x):
+def centered(x):
     return x - x.mean(axis=-1, keepdims=True)
 
 
@@ -75,7 +75,7 @@ def test_both_solvers_solve(shape, tau):
     for x in solutions:
         for i in range(shape[0]):
             exact = np.linalg.lstsq(dense(P[i]), rhs[i, 0], rcond=1e-12)[0]
-            assert_allclose(centred(x[i, 0]), exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
+            assert_allclose(centered(x[i, 0]), exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
 
 
 def test_ridge_is_added_to_the_diagonal():
@@ -106,7 +106,7 @@ def test_iterations_replace_a_factorisation_that_fails(monkeypatch):
     P, rhs = system((2, 8, 8), 1.0)
     expected = solve(BACKEND, P, rhs, 1e-14, 200)
     monkeypatch.setattr(type(BACKEND), "cholesky_solve", lambda self, A, rhs: np.full_like(rhs, np.nan))
-    assert_allclose(centred(solve(BACKEND, P, rhs, 1e-14, 200)), centred(expected), atol=1e-9)
+    assert_allclose(centered(solve(BACKEND, P, rhs, 1e-14, 200)), centered(expected), atol=1e-9)
 
 
 def test_zero_right_hand_side_gives_zero():
@@ -120,7 +120,7 @@ def test_the_series_solves_for_soft_plans(shape):
     x, unfinished = series(BACKEND, soft(P), rhs, 1e-10)
     assert not unfinished.any()
     exact, _ = conjugate_gradients(BACKEND, soft(P), rhs, 1e-13, 200)
-    assert_allclose(centred(x), centred(exact), rtol=1e-8, atol=1e-9)
+    assert_allclose(centered(x), centered(exact), rtol=1e-8, atol=1e-9)
 
 
 def test_the_series_gives_up_at_once_where_its_terms_fall_slowly():

@@ -27,7 +27,7 @@ def test_a_permutation_matrix_gives_its_index_vector():
 
 @pytest.mark.parametrize("levels", [0.0, 10.0, 1e6])
 def test_large_scores_are_assigned_as_small_ones_are(levels, monkeypatch):
-    """Reducing the rows and columns favours no permutation, and leaves the scores that came as they were."""
+    """Reducing the rows and columns favors no permutation, and leaves the scores that came as they were."""
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(40, 40)) + levels * (rng.normal(size=40) + rng.normal(size=(40, 1)))
     before, plain = scores.copy(), linear_assignment(scores)

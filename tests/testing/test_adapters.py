@@ -17,7 +17,7 @@ X = np.random.default_rng(1).normal(size=(7, 3))
 
 
 class Net:
-    """One hidden layer with batch normalisation, which its user calls."""
+    """One hidden layer with batch normalization, which its user calls."""
 
     def __init__(self, seed=0):
         rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ from rebasin_core.symmetry.axes import AxesSpec, Fixed
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 
-__all__ = ["Report", "check_family", "max_relative_error", "negative_control", "outputs_of", "permuted", "randomise"]
+__all__ = ["Report", "check_family", "max_relative_error", "negative_control", "outputs_of", "permuted", "randomize"]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Report:
         return len(self.graph.groups), len(self.graph.parents)
 
 
-def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Give a model random norms, statistics and biases of a useful size, so that a wrong axis shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)
             if p.ndim < 2 or float(p.abs().max()) < 1e-3 or float(p.std()) < 1e-5:
-                # Vectors (biases, scales) and initialisations that are zero, constant or tiny.
+                # Vectors (biases, scales) and initializations that are zero, constant or tiny.
                 p.copy_((1.0 if name.endswith("weight") and p.ndim < 2 else 0.0) + 0.3 * noise)
         for name, b in model.named_buffers():
             if name.endswith("running_mean"):
@@ -86,7 +86,7 @@ def check_family(
     model: torch.nn.Module, *inputs: Any, tolerance: float = 1e-9, moved: float = 0.9, seed: int = 0
 ) -> Report:
     """Trace a model, apply a random plan over all groups, and compare: same outputs, other parameters."""
-    model = randomise(model.double().eval())
+    model = randomize(model.double().eval())
     start = time.perf_counter()
     graph = trace(model, *inputs)
     seconds = time.perf_counter() - start

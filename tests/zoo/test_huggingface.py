@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
-from .harness import check_family, negative_control, randomise  # noqa: E402
+from .harness import check_family, negative_control, randomize  # noqa: E402
 
 IDS = torch.arange(2 * 7).reshape(2, 7) * 5 % 50
 IMAGES = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -111,7 +111,7 @@ def test_permuting_one_axis_alone_changes_the_outputs(name, unseen):
     torch.manual_seed(0)
     model, inputs = MODELS[name][0]()
     model = model if isinstance(model, Logits) else Logits(model)
-    blind = negative_control(randomise(model.double().eval()), inputs)
+    blind = negative_control(randomize(model.double().eval()), inputs)
     assert all(unseen is not None and unseen in place for place in blind), blind
 
 

@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 from rebasin_core.errors import SpecError, UnsupportedModelError  # noqa: E402
 from rebasin_core.symmetry.axes import AxesSpec  # noqa: E402
 
-from .harness import check_family, negative_control, randomise  # noqa: E402
+from .harness import check_family, negative_control, randomize  # noqa: E402
 from .test_small_models import Attention, Recurrent, UNet, images, resnet20, sequences  # noqa: E402
 
 
@@ -134,7 +134,7 @@ def test_the_second_name_of_a_tied_parameter_moves_and_does_not_count_twice():
 
 
 def test_tracing_leaves_the_model_and_the_random_state_alone():
-    model = randomise(resnet20()).train()
+    model = randomize(resnet20()).train()
     model[0].weight.requires_grad_(False)
     model[0].note = object()  # not copied by anything that matters
     before, inputs = copy.deepcopy(model.state_dict()), images().float()
@@ -244,7 +244,7 @@ def test_groups_can_be_pinned_by_name():
 )
 def test_permuting_one_axis_alone_changes_the_outputs(make, inputs):
     torch.manual_seed(0)
-    blind = negative_control(randomise(make().double()), inputs())
+    blind = negative_control(randomize(make().double()), inputs())
     # A bias of keys adds the same to all scores of a query, which the softmax takes away.
     assert all("qkv.bias" in place for place in blind)
 

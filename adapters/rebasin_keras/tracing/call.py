@@ -81,7 +81,7 @@ class Call:
     def weight(self, variable: Any) -> Tensor:
         """Return a variable of the layer as a symbolic tensor."""
         if not isinstance(variable, keras.Variable):
-            raise NotImplementedError("a weight that is computed from others, as in a quantised layer")
+            raise NotImplementedError("a weight that is computed from others, as in a quantized layer")
         if id(variable) not in self.weights:
             return self.p.constant(tuple(variable.shape), reason="state that is not a weight")
         return self.weights[id(variable)]

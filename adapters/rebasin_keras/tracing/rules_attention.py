@@ -36,7 +36,7 @@ def _projected(call: Call, *projections: object) -> list[Tensor]:
 
 
 def _is_ordered(call: Call, window: str) -> bool:
-    """Whether the order of the places matters: a causal mask, or one that lets only neighbours attend."""
+    """Whether the order of the places matters: a causal mask, or one that lets only neighbors attend."""
     return bool(call.get("use_causal_mask")) or getattr(call.layer, window, None) is not None
 
 

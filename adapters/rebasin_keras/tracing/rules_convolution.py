@@ -1,4 +1,4 @@
-"""Rules for convolutions and whatever else knows neighbouring places: pooling, padding, cropping, up-sampling."""
+"""Rules for convolutions and whatever else knows neighboring places: pooling, padding, cropping, up-sampling."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ def convolve(
 
 
 def convolve_depthwise(p: Primitives, call: Call, kernel: Tensor, data_format: str) -> Tensor:
-    """Convolve with a kernel ``(*places, channels, multiplier)``; every channel gives neighbouring ones."""
+    """Convolve with a kernel ``(*places, channels, multiplier)``; every channel gives neighboring ones."""
     x = to_channels_second(p, call.tensor(), data_format)
     reason = "places of a convolution"
     spatial = range(2, x.ndim)
@@ -82,7 +82,7 @@ POOLS = [f"layers.{kind}Pooling{n}D" for kind in ("Max", "Average", "AdaptiveMax
 
 @register_rule(*POOLS)
 def pool(p: Primitives, call: Call) -> Tensor:
-    """Combine neighbouring places; the channels are a batch."""
+    """Combine neighboring places; the channels are a batch."""
     return pooled(p, call, call.layer.data_format)
 
 

@@ -54,7 +54,7 @@ def effective_weight(p: Primitives, call: Call, name: str) -> Tensor:
     """Return a kernel or a table, with the low-rank update of LoRA where that is enabled."""
     layer = call.layer
     if getattr(layer, "quantization_mode", None):
-        raise NotImplementedError("a quantised layer")
+        raise NotImplementedError("a quantized layer")
     if not getattr(layer, "lora_enabled", False):
         return call.weight(getattr(layer, name))
     weight = call.weight(getattr(layer, f"_{name}"))

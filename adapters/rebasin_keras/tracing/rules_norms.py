@@ -1,4 +1,4 @@
-"""Rules for normalisations."""
+"""Rules for normalizations."""
 
 from collections.abc import Sequence
 

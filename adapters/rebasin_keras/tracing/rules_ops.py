@@ -194,7 +194,7 @@ def depthwise_convolution(p: Primitives, call: Call) -> Tensor:
 
 @register_rule("ops.MaxPool", "ops.AveragePool", "ops.AdaptiveMaxPool", "ops.AdaptiveAveragePool")
 def pool(p: Primitives, call: Call) -> Tensor:
-    """Combine neighbouring places."""
+    """Combine neighboring places."""
     return pooled(p, call, call.layer.data_format)
 
 

@@ -94,7 +94,7 @@ POOLS += [f"aten.max_pool{n}d_with_indices" for n in (1, 2, 3)]
 
 @register_rule(*POOLS)
 def pool(p: Primitives, call: Call) -> Tensor | list[Tensor]:
-    """Combine neighbouring places; the channels are a batch."""
+    """Combine neighboring places; the channels are a batch."""
     x = call.tensors()[0]
     count = int(next(c for c in call.name.split("pool")[1] if c.isdigit()))
     out = p.window(x, range(x.ndim - count, x.ndim), call.shape[-count:], "places of a pooling")

@@ -90,7 +90,7 @@ def _ott(peers: Peers, case: Case, iterations: int) -> Operator:
 PEER_OPERATORS: dict[str, Callable[[Peers, Case, int], Operator]] = {
     AUTHORS: _authors,
     f"{POT} log": lambda peers, case, iterations: _pot(peers, case, iterations, "sinkhorn_log"),
-    f"{POT} stabilised": lambda peers, case, iterations: _pot(peers, case, iterations, "sinkhorn_stabilized"),
+    f"{POT} stabilized": lambda peers, case, iterations: _pot(peers, case, iterations, "sinkhorn_stabilized"),
     OTT: _ott,
 }
 

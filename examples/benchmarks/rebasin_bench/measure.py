@@ -29,7 +29,7 @@ class Measured:
 
     @classmethod
     def of(cls, values: list[float]) -> "Measured":
-        """Summarise."""
+        """Summarize."""
         lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75))
         return cls(float(median), float(lower), float(upper), len(values))
 

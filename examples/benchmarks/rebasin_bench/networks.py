@@ -98,7 +98,7 @@ class ResNet(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a multi-layer perceptron, normalised before."""
+    """Self-attention and a multi-layer perceptron, normalized before."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 def vgg11() -> nn.Sequential:
-    """VGG-11 with batch normalisation, for images of 32 pixels."""
+    """VGG-11 with batch normalization, for images of 32 pixels."""
     layers: list[nn.Module] = []
     channels = 3
     for width in (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"):

@@ -61,7 +61,7 @@ def tasks(settings: Settings) -> list[Task]:
             stops = (("iterations", "tol"),) if case.tau == 1.0 else (("iterations",), ("equal",))
             for stop in stops:
                 found.append((elements, _task(settings, case, AUTHORS, ways[framework], stop)))
-    for framework, peers in (("torch", (f"{POT} log", f"{POT} stabilised")), ("jax", (OTT,))):
+    for framework, peers in (("torch", (f"{POT} log", f"{POT} stabilized")), ("jax", (OTT,))):
         if framework in settings.frameworks:
             sizes = (128,) if settings.quick else (128, 512, 1024)
             everything = [Case(n, tau=tau) for n in sizes for tau in (TAUS[:1] if settings.quick else TAUS)]

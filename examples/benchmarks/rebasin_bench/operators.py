@@ -144,7 +144,7 @@ def jax_operator(function: Function, X: Array, G: Array) -> Operator:
     with jax.enable_x64(True):
         logits, cotangent = jax.numpy.asarray(X), jax.numpy.asarray(G)
     forward = jax.jit(function)
-    linearised = jax.jit(lambda x: jax.vjp(function, x))
+    linearized = jax.jit(lambda x: jax.vjp(function, x))
     backward = jax.jit(lambda pullback, g: pullback(g)[0])
 
     def value_and_gradient(x: Any, g: Any) -> tuple[Any, Any]:
@@ -154,7 +154,7 @@ def jax_operator(function: Function, X: Array, G: Array) -> Operator:
     both = jax.jit(value_and_gradient)
 
     def prepare_backward() -> Callable[[], Any]:
-        pullback = wide(lambda: linearised(logits))()[1]
+        pullback = wide(lambda: linearized(logits))()[1]
         return wide(lambda: backward(pullback, cotangent))
 
     return Operator(wide(lambda: forward(logits)), wide(lambda: both(logits, cotangent)), prepare_backward)

@@ -37,13 +37,13 @@ def our_step(name: str) -> Step:
     net = RebasinNet(b, graph, tau=1.0, num_iters=20, init_scale=1.0)
     objective = rb.objectives.Midpoint("cross_entropy", batch).bind(open_model(b), graph)
     params_a, params_b = open_model(a).params, open_model(b).params
-    optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
+    optimizer = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
 
     def step() -> float:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss: Tensor = objective.value(params_a, mix_when_used(net.soft_plan(), params_b, graph), batch)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
-        optimiser.step()
+        optimizer.step()
         return loss.item()
 
     return step
@@ -57,13 +57,13 @@ def authors_step(peers: Peers, name: str) -> Step:
     net.identity_init()
     net.train()
     criterion = theirs.loss.MidLoss(copy.deepcopy(a), nn.CrossEntropyLoss())
-    optimiser = torch.optim.Adam(list(net.p), lr=_LEARNING_RATE)
+    optimizer = torch.optim.Adam(list(net.p), lr=_LEARNING_RATE)
 
     def step() -> float:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss: Tensor = criterion(net(), x, y)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
-        optimiser.step()
+        optimizer.step()
         return loss.item()
 
     return step

@@ -49,7 +49,7 @@ def benchmark(*tasks, labels=None, **settings):
     )
 
 
-def unlabelled(*tasks):
+def unlabeled(*tasks):
     """A benchmark of the newer kind, whose experiences have no task labels."""
     data = []
     for task in tasks:
@@ -103,7 +103,7 @@ def ring():
     return SimpleNamespace(
         points=points,
         benchmark=benchmark,
-        unlabelled=unlabelled,
+        unlabeled=unlabeled,
         mlp=mlp,
         strategy=strategy,
         evaluator=evaluator,

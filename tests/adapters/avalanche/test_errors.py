@@ -76,13 +76,13 @@ def test_models_of_another_kind(ring):
 
 
 def test_pieces_of_an_online_stream(ring):
-    online = split_online_stream(ring.unlabelled(([0, 1], 0.0)).train_stream, experience_size=10)
+    online = split_online_stream(ring.unlabeled(([0, 1], 0.0)).train_stream, experience_size=10)
     with pytest.raises(DataError, match=r"online stream.*train\(benchmark.train_stream\)"):
         ring.strategy().train(online)
 
 
 def test_a_multi_task_model_without_task_labels(ring):
-    benchmark = ring.unlabelled(([0, 1], 0.0))
+    benchmark = ring.unlabeled(([0, 1], 0.0))
     with pytest.raises(DataError, match="task_incremental_benchmark"):
         ring.strategy(ring.TwoTasks()).train(benchmark.train_stream)
 
@@ -90,7 +90,7 @@ def test_a_multi_task_model_without_task_labels(ring):
 def test_a_model_that_grows_where_nothing_says_which_classes_come(ring):
     strategy = ring.strategy(ring.mlp(head=lambda: IncrementalClassifier(16, 2)))
     with pytest.raises(DataError, match=r"with_classes_timeline\(benchmark\)"):
-        strategy.train(ring.unlabelled(([0, 1], 0.0)).train_stream)
+        strategy.train(ring.unlabeled(([0, 1], 0.0)).train_stream)
 
 
 def test_a_class_the_model_has_no_output_for(ring):

@@ -54,7 +54,7 @@ def test_an_experience_may_hold_several_tasks(ring):
 
 
 def test_tasks_made_by_task_incremental_benchmark_carry_their_labels(ring):
-    benchmark = with_classes_timeline(task_incremental_benchmark(ring.unlabelled(*DOMAINS)))
+    benchmark = with_classes_timeline(task_incremental_benchmark(ring.unlabeled(*DOMAINS)))
     # With masking, Avalanche 0.6 stumbles over the classes of such a benchmark, which are a set.
     strategy = ring.strategy(ring.TwoTasks(masking=False))
     strategy.train(benchmark.train_stream)

@@ -149,7 +149,7 @@ def test_augmentation_is_drawn_anew_for_every_epoch(ring):
 
 
 def test_benchmarks_without_task_labels(ring):
-    benchmark = ring.unlabelled(*CLASSES)
+    benchmark = ring.unlabeled(*CLASSES)
     strategy = ring.strategy()
     strategy.train(benchmark.train_stream)
     assert not hasattr(benchmark.train_stream[0], "task_labels")

@@ -168,10 +168,10 @@ class Record:
 
     @staticmethod
     def _of(model):
-        optimiser = model.optimizer.variables if getattr(model, "compiled", False) else []
+        optimizer = model.optimizer.variables if getattr(model, "compiled", False) else []
         return {
-            "values": [np.array(keras.ops.convert_to_numpy(v)) for v in (*model.variables, *optimiser)],
-            "variables": [id(v) for v in (*model.variables, *optimiser)],
+            "values": [np.array(keras.ops.convert_to_numpy(v)) for v in (*model.variables, *optimizer)],
+            "variables": [id(v) for v in (*model.variables, *optimizer)],
             "flags": [v.trainable for v in model.variables] + [layer.trainable for layer in model._flatten_layers()],
             "policies": [layer.dtype_policy.name for layer in model._flatten_layers()],
             "nodes": [len(layer._inbound_nodes) for layer in model._flatten_layers()],

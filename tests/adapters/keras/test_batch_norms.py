@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation: measured anew, and replaced by those of the batch where a gradient is to flow."""
+"""Statistics of batch normalization: measured anew, and replaced by those of the batch where a gradient is to flow."""
 
 import keras
 import numpy as np
@@ -149,7 +149,7 @@ def test_what_has_no_variance_or_is_not_finite_is_refused(models):
     layers = [keras.Input((3,)), keras.layers.Dense(4), keras.layers.BatchNormalization(name="norm")]
     model = keras.Sequential(layers)
     record = models.Record(model)
-    with pytest.raises(DataError, match=r"^batch normalisation.*'norm' got \[1, 4\].*batch_size") as caught:
+    with pytest.raises(DataError, match=r"^batch normalization.*'norm' got \[1, 4\].*batch_size") as caught:
         rb.reestimate(model, np.ones((5, 3)), batch_size=2)
     assert "Exception encountered" not in str(caught.value)
     with pytest.raises(NonFiniteError, match=r"'norm/moving_mean' came out as NaN"):
@@ -226,7 +226,7 @@ def test_running_statistics_are_used_when_asked_for(nets, data):
         assert_allclose(numpy(bound.value(a, b, (data, 0.25))), numpy(LOSS(y, outputs)), rtol=1e-4)
 
 
-def test_an_alignment_by_the_loss_with_batch_normalisation(models):
+def test_an_alignment_by_the_loss_with_batch_normalization(models):
     a, b = (models.scrambled(one_layer(), seed) for seed in (0, 1))
     x = np.random.default_rng(0).normal(size=(9, 3)).astype("float32")
     record = models.Record(a, b)

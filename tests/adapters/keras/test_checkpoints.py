@@ -18,7 +18,7 @@ from rebasin_core.errors import CheckpointError, ShapeError
 
 @pytest.fixture
 def saved(models, tmp_path):
-    """A compiled network with batch normalisation, and its file."""
+    """A compiled network with batch normalization, and its file."""
     model = models.scrambled(models.conv_net(), 0)
     model.compile("adam", "mse")
     model.save(tmp_path / "a.keras")
@@ -58,7 +58,7 @@ def test_the_compile_settings_stay(saved):
     file = open_checkpoint(path)
     file.write(path, lambda name: None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras says that the optimiser starts afresh
+        warnings.simplefilter("ignore")  # Keras says that the optimizer starts afresh
         loaded = keras.saving.load_model(path)
     assert loaded.loss == "mse"
     assert type(loaded.optimizer).__name__ == "Adam"

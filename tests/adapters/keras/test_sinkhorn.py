@@ -106,7 +106,7 @@ def test_rectangles_and_marginals(framework, shape):
 
 
 # --- single and half precision ----------------------------------------------------------------------------------------
-# 300 columns go the way of conjugate gradients; 16 that of the factorisation.
+# 300 columns go the way of conjugate gradients; 16 that of the factorization.
 @pytest.mark.parametrize(("n", "tau"), [(16, 1.0), (16, 0.03), (16, 0.001), (300, 0.1)])
 def test_single_precision_is_accurate(framework, n, tau):
     rng = np.random.default_rng(5)

@@ -207,7 +207,7 @@ def test_the_copy_can_be_trained_on_without_touching_the_original(settings, unch
 
 
 def test_one_step_of_training_commutes_with_a_permutation():
-    """Plain gradient descent with a fresh optimiser is blind to the order of the units."""
+    """Plain gradient descent with a fresh optimizer is blind to the order of the units."""
     y = TARGETS["multiclass"][1]
     model = MLPClassifier(hidden_layer_sizes=(6, 5), solver="sgd", momentum=0.0, batch_size=60, random_state=0)
     model.partial_fit(X, y, classes=[0, 1, 2])

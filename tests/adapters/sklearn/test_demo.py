@@ -62,7 +62,7 @@ def test_the_random_point_row_brings_the_barrier_of_three_narrow_layers_under_15
     naive, matched, l2, random_point = demo.compare(a, b, digits, seed=0, quick=False)
     assert random_point.curve.barrier <= 0.15 * naive.curve.barrier
     assert random_point.accuracy > naive.accuracy
-    # No Sinkhorn row is worse than weight matching on the objective it minimises.
+    # No Sinkhorn row is worse than weight matching on the objective it minimizes.
     assert l2.alignment.objective <= matched.alignment.objective
     objective = objectives.RandomPoint(None, digits.train)
     kept = align(a, matched.alignment.model, objective=objective, solver=KeepAll(), progress=False)

@@ -38,12 +38,12 @@ def train(make, x, y, seed, steps=40):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make()
-        optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         for _ in range(steps):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
-            optimiser.step()
-        optimiser.zero_grad()
+            optimizer.step()
+        optimizer.zero_grad()
     return model
 
 
@@ -131,7 +131,7 @@ def backend(request):
 
 @pytest.fixture
 def run_script(monkeypatch, tmp_path, capsys):
-    """Run a script of the examples beside its neighbours, whose names are those of other folders, too.
+    """Run a script of the examples beside its neighbors, whose names are those of other folders, too.
 
     ``run(script, *arguments)`` returns what it prints; ``run.folder(folder)`` makes a folder's modules importable.
     """
@@ -170,10 +170,10 @@ def store_pictures(monkeypatch, tmp_path):
     def store(counts, draw):
         digits, photographs = {}, {}
         for part, n in counts.items():
-            y, x, colours = draw(n)
+            y, x, colors = draw(n)
             digits |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
             files = []
-            for picture in colours.astype(np.uint8):
+            for picture in colors.astype(np.uint8):
                 file = io.BytesIO()
                 image.fromarray(picture).save(file, "jpeg")
                 files.append(file.getvalue())

@@ -99,9 +99,9 @@ def test_a_permuted_copy_can_be_pickled_copied_and_trained(moved, pictures):
     _, _, other = moved
     again = pickle.loads(pickle.dumps(other))
     assert all(torch.equal(x, y) for x, y in zip(other.state_dict().values(), again.state_dict().values(), strict=True))
-    optimiser = torch.optim.SGD(again.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
     nn.functional.cross_entropy(again(pictures[0]), pictures[1]).backward()
-    optimiser.step()
+    optimizer.step()
     assert not torch.equal(again[0].weight, other[0].weight)
 
 
@@ -293,7 +293,7 @@ def test_values_that_cannot_be_aligned_are_refused(record):
 def test_quantised_weights_are_refused():
     model = small()
     model.register_buffer("table", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8))
-    with pytest.raises(UnsupportedModelError, match=r"'table' is quantised \(qint8\)"):
+    with pytest.raises(UnsupportedModelError, match=r"'table' is quantized \(qint8\)"):
         adapter().params(model)
 
 

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation: measured anew, and replaced by those of the batch where a gradient is to flow."""
+"""Statistics of batch normalization: measured anew, and replaced by those of the batch where a gradient is to flow."""
 
 import copy
 
@@ -93,7 +93,7 @@ def test_only_batch_norms_with_statistics_that_are_reached_are_measured(corners,
     expected = by_torch(model, x.split(4))
     expected.unused.load_state_dict(model.unused.state_dict())  # torch resets it; here it keeps what it has
     expected.instance.load_state_dict(model.instance.state_dict())
-    # torch normalises the instances by themselves meanwhile: behind them, it sees other values.
+    # torch normalizes the instances by themselves meanwhile: behind them, it sees other values.
     expected.synced.load_state_dict(found.synced.state_dict())
     same_state(found, expected, rtol=1e-4, atol=1e-6)
     assert not torch.equal(found.synced.running_mean, model.synced.running_mean)
@@ -295,7 +295,7 @@ def test_many_networks_at_once(conv_nets, pictures):
         assert_allclose(gradients[name][0], g, rtol=1e-3, atol=1e-5)
 
 
-def test_an_alignment_by_the_loss_with_batch_normalisation(conv_nets, pictures, record):
+def test_an_alignment_by_the_loss_with_batch_normalization(conv_nets, pictures, record):
     watch = record(*conv_nets)
     result = rb.align(
         *conv_nets,

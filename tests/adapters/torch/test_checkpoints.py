@@ -165,7 +165,7 @@ def test_a_file_with_an_optimiser_is_refused(tmp_path):
     model = network()
     stored = {"model": model.state_dict(), "optim": torch.optim.Adam(model.parameters()).state_dict()}
     torch.save(stored, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"holds the state of an optimiser, 'optim'.*start afresh"):
+    with pytest.raises(CheckpointError, match=r"holds the state of an optimizer, 'optim'.*start afresh"):
         open_checkpoint(tmp_path / "a.pt")
 
 

@@ -1,4 +1,4 @@
-"""Incremental learning of modules: heads, batch normalisation, classes that come later, ties, loaders."""
+"""Incremental learning of modules: heads, batch normalization, classes that come later, ties, loaders."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ F = nn.functional
 
 
 class Heads(nn.Module):
-    """A convolutional network with batch normalisation and a head per task."""
+    """A convolutional network with batch normalization and a head per task."""
 
     def __init__(self, heads=2):
         super().__init__()

@@ -77,21 +77,21 @@ def test_statistics_are_measured_there(pair, conv_nets, pictures, dtype):
 def test_weights_do_not_travel_to_the_host(pair, pictures, monkeypatch):
     a, b = pair
     graph = rb.permutation_graph(a, pictures[0])
-    travelled = []
+    traveled = []
     move = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda x, *args: (travelled.append(x.numel()), move(x, *args))[1])
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x, *args: (traveled.append(x.numel()), move(x, *args))[1])
     rb.align(a, b, graph=graph, solver=QUICK, progress=False)
-    assert max(travelled) == max(n * n for n in graph.groups.values())
+    assert max(traveled) == max(n * n for n in graph.groups.values())
 
 
 def test_the_network_moves_and_learns_there(conv_nets, pictures):
     model, (x, y) = conv_nets[0], pictures
     net = RebasinNet(model, rb.permutation_graph(model, x)).cuda()
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y.cuda()).backward()
-        optimiser.step()
+        optimizer.step()
     assert net(x).is_cuda
     assert {p.device.type for p in net.model().parameters()} == {"cuda"}
     assert_allclose(net.eval().cpu()(x).detach(), copy.deepcopy(model).eval()(x).detach(), rtol=1e-3, atol=1e-4)

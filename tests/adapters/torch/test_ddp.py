@@ -33,11 +33,11 @@ def make_net():
 
 
 def steps(net, x, y):
-    optimiser = torch.optim.SGD(net.parameters(), lr=10.0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=10.0)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (net(x) - y).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def worker(rank, port, results):

@@ -28,17 +28,17 @@ def conv(conv_nets, pictures):
     return model, RebasinNet(model, rb.permutation_graph(model, pictures[0].double()))
 
 
-def descend(net, target, x, steps=5, optimiser=torch.optim.Adam, **settings):
-    optimiser = optimiser(net.parameters(), **{"lr": 0.1, **settings})
+def descend(net, target, x, steps=5, optimizer=torch.optim.Adam, **settings):
+    optimizer = optimizer(net.parameters(), **{"lr": 0.1, **settings})
     for _ in range(steps):
 
         def loss():
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value = (net(x) - target).square().mean()
             value.backward()
             return value
 
-        optimiser.step(loss)
+        optimizer.step(loss)
     return net
 
 
@@ -141,13 +141,13 @@ def test_nothing_of_the_users_model_changes_or_is_shared(conv_nets, pictures, re
 
 
 @pytest.mark.parametrize(
-    ("optimiser", "settings"),
+    ("optimizer", "settings"),
     [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {}), (torch.optim.LBFGS, {"max_iter": 3})],
 )
-def test_any_optimiser_will_do(net, mlps, blobs, optimiser, settings):
+def test_any_optimiser_will_do(net, mlps, blobs, optimizer, settings):
     target = mlps[0](blobs[0]).detach()
     before = (net(blobs[0]) - target).square().mean()
-    descend(net, target, blobs[0], steps=4, optimiser=optimiser, **settings)
+    descend(net, target, blobs[0], steps=4, optimizer=optimizer, **settings)
     assert (net(blobs[0]) - target).square().mean() < before
 
 
@@ -156,11 +156,11 @@ def test_it_recovers_a_planted_permutation(mlps, blobs):
     graph = rb.permutation_graph(a, blobs[0])
     planted = rb.Plan.random(graph, seed=2)
     net = RebasinNet(rb.permute(a, planted, graph), graph)
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum((a.get_parameter(n) - p).square().sum() for n, p in net.soft_parameters().items()).backward()
-        optimiser.step()
+        optimizer.step()
     assert planted.compose(net.plan()).is_identity
 
 

@@ -22,9 +22,9 @@ def data(store_pictures):
         y = rng.integers(0, 10, n).astype(np.uint8)
         x = rng.integers(0, 90, (n, 28, 28))
         x[np.arange(n), 2 * y, :] += 150
-        colours = rng.integers(0, 90, (n, 32, 32, 3))
-        colours[np.arange(n), 3 * y, :] += 150
-        return y, x, colours
+        colors = rng.integers(0, 90, (n, 32, 32, 3))
+        colors[np.arange(n), 3 * y, :] += 150
+        return y, x, colors
 
     store_pictures({"train": 1500, "test": 600}, draw)
 

@@ -26,9 +26,9 @@ def data(store_pictures):
         y = np.arange(n).astype(np.uint8) % 10
         x = rng.integers(0, 60, (n, 28, 28))
         x[np.arange(n), 4 + 2 * y, 4:24] += 180
-        colours = rng.integers(0, 60, (n, 32, 32, 3))
-        colours[np.arange(n), 3 * y] += 180
-        return y, x, colours
+        colors = rng.integers(0, 60, (n, 32, 32, 3))
+        colors[np.arange(n), 3 * y] += 180
+        return y, x, colors
 
     store_pictures({"train": 600, "test": 200}, draw)
 
@@ -146,7 +146,7 @@ def test_quarter_turns_are_exact(folder, degrees):
     torch.testing.assert_close(turned, torch.rot90(picture, int(degrees // 90)), rtol=0, atol=1e-4)
 
 
-def test_tasks_are_turned_once_and_normalised(folder, data):
+def test_tasks_are_turned_once_and_normalized(folder, data):
     tasks = folder("tasks").rotated_mnist(20, 50)
     assert [task.name for task in tasks[::19]] == ["0 degrees", "180 degrees"]
     first, last = (task.train[0].float().reshape(-1, 28, 28) for task in (tasks[0], tasks[-1]))

@@ -19,9 +19,9 @@ def data(store_pictures):
 
     def draw(n):
         y = rng.integers(0, 10, n).astype(np.uint8)
-        colours = rng.integers(0, 90, (n, 32, 32, 3))
-        colours[np.arange(n), 3 * y, :] += 150
-        return y, np.zeros((n, 28, 28)), colours
+        colors = rng.integers(0, 90, (n, 32, 32, 3))
+        colors[np.arange(n), 3 * y, :] += 150
+        return y, np.zeros((n, 28, 28)), colors
 
     store_pictures({"train": 600, "test": 300}, draw)
 

@@ -27,7 +27,7 @@ STEPS = {
     "pad": lambda rng, pool: ops.pad(pick(rng, pool), ((0, 0), (0, 2))),
     "grouped": lambda rng, pool: grouped(pick(rng, pool)),
     "shared": lambda rng, pool: shared(*pair(rng, pool)),
-    "mean": lambda rng, pool: centred(pick(rng, pool)),
+    "mean": lambda rng, pool: centered(pick(rng, pool)),
 }
 
 
@@ -59,7 +59,7 @@ def shared(x, y):
     return L.Subtract()([dense(x), dense(y)])
 
 
-def centred(x):
+def centered(x):
     return x - ops.mean(x, axis=-1, keepdims=True)
 
 

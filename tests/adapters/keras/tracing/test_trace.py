@@ -13,7 +13,7 @@ from rebasin_keras.tracing.registry import RULES  # noqa: E402
 
 from rebasin_core.errors import ShapeError, SpecError, UnsupportedModelError  # noqa: E402
 
-from ..zoo.harness import arrays_of, check, permute_one_axis, randomise  # noqa: E402
+from ..zoo.harness import arrays_of, check, permute_one_axis, randomize  # noqa: E402
 
 
 def normal(*shape, seed=1):
@@ -170,7 +170,7 @@ def separable_net():
 @pytest.mark.parametrize("make", [residual_net, recurrent_net, separable_net])
 def test_every_axis_matters(make):
     """Negative control: an axis that moves alone changes the outputs, so that the other tests can fail."""
-    model = randomise(make())
+    model = randomize(make())
     graph = trace(model)
     for group in graph.groups:
         errors = permute_one_axis(model, graph, [normal(2, *model.input_shape[1:])], group)

@@ -32,7 +32,7 @@ HEADER = """| model | parameters | groups | moved | error | seconds |
 
 
 def check_application(name):
-    """Build a model without weights, randomise all of them, and check a random plan over all groups."""
+    """Build a model without weights, randomize all of them, and check a random plan over all groups."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     size = SIZES.get(name, 32)

@@ -18,7 +18,7 @@ __all__ = [
     "check",
     "outputs_of",
     "permute_one_axis",
-    "randomise",
+    "randomize",
     "relative_error",
 ]
 
@@ -34,7 +34,7 @@ class Report:
     seconds: float
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Give a model random weights of a useful size, so that a wrong axis shows: scales, statistics, zero starts."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
@@ -51,7 +51,7 @@ def randomise(model, seed=0):
 
 
 def balance(model, *inputs, steps=10):
-    """Scale all normalisation weights by one factor with which the outputs follow the inputs.
+    """Scale all normalization weights by one factor with which the outputs follow the inputs.
 
     A deep network with random weights either forgets its inputs, so that a wrong axis in an early layer would not show,
     or is chaotic, so that rounding alone changes the outputs. In between, a relative change of the inputs changes the
@@ -109,7 +109,7 @@ def relative_error(before, after):
 
 def check(model, *inputs, tolerance=1e-4, moved=0.5, seed=0, clone=True, examples=(), balanced=False):
     """Trace a model, write a random plan over all groups into a copy, and compare: same outputs, other parameters."""
-    randomise(model, seed)
+    randomize(model, seed)
     if balanced:
         balance(model, *inputs)
     start = time.perf_counter()
