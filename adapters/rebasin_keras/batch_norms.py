@@ -48,7 +48,7 @@ def batch_norms(model: Any) -> BatchNorms | None:
     names = names_of(model, body)
     listening: list[Notes] = []
     for layer in filter(_is_batch_norm, body._flatten_layers()):
-        _normalise_by_the_batch(layer, names, listening)
+        _normalize_by_the_batch(layer, names, listening)
 
     def measuring(compute: Compute) -> Compute:
         def measure(params: Mapping[str, Any], inputs: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _is_batch_norm(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
-def _normalise_by_the_batch(layer: Any, names: Mapping[int, str], listening: list[Notes]) -> None:
+def _normalize_by_the_batch(layer: Any, names: Mapping[int, str], listening: list[Notes]) -> None:
     """Make a layer of a private copy compute as in training, by itself, and tell its statistics after each call."""
     compute = layer.call
     layer.momentum = 0.0

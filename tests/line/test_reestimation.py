@@ -83,7 +83,7 @@ def test_permuting_and_measuring_commute(normed):
         assert_allclose(x, other.params[name], err_msg=name)
 
 
-def test_an_adapter_without_batch_normalisation_copies_the_model(normed, monkeypatch):
+def test_an_adapter_without_batch_normalization_copies_the_model(normed, monkeypatch):
     model = normed()
     adapter = open_model(model).adapter
     for none in (lambda self, model: None, None):
@@ -130,7 +130,7 @@ def test_a_bad_batch_size_or_a_broken_model_is_refused(normed):
 
 
 # --- the forward pass -------------------------------------------------------------------------------------------------
-def test_normalising_by_the_batch_is_measuring_on_it(normed):
+def test_normalizing_by_the_batch_is_measuring_on_it(normed):
     model = normed()
     opened, repaired = open_model(model), open_model(rb.reestimate(model, X))
     for how in ("batch", None):

@@ -177,7 +177,7 @@ def test_bad_input_is_refused_before_any_work(mlp):
             rb.align(a, a, graph=graph, **MATCHING).merge(t)
 
 
-def test_merging_measures_the_statistics_of_batch_normalisation_anew(normed):
+def test_merging_measures_the_statistics_of_batch_normalization_anew(normed):
     a, b = normed(1), normed(2)
     x = np.random.default_rng(0).normal(size=(9, 3))
     result = rb.align(a, b, **MATCHING)

@@ -94,7 +94,7 @@ def test_items_of_a_batch_are_solved_as_if_alone():
         assert_allclose(together[i], solve(BACKEND, P[i : i + 1], rhs[i : i + 1], 1e-12, 200)[0], rtol=1e-9, atol=1e-10)
 
 
-def test_factorisation_replaces_iterations_that_do_not_converge():
+def test_factorization_replaces_iterations_that_do_not_converge():
     P, rhs = system((1, 300, 300), 0.1)
     _, unfinished = conjugate_gradients(BACKEND, split_laplacian(BACKEND, P), rhs, 1e-12, 3)
     assert unfinished.all()
@@ -102,7 +102,7 @@ def test_factorisation_replaces_iterations_that_do_not_converge():
     assert_allclose(dense(P[0]) @ x[0, 0], rhs[0, 0], atol=1e-8)
 
 
-def test_iterations_replace_a_factorisation_that_fails(monkeypatch):
+def test_iterations_replace_a_factorization_that_fails(monkeypatch):
     P, rhs = system((2, 8, 8), 1.0)
     expected = solve(BACKEND, P, rhs, 1e-14, 200)
     monkeypatch.setattr(type(BACKEND), "cholesky_solve", lambda self, A, rhs: np.full_like(rhs, np.nan))

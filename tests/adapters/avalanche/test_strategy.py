@@ -113,7 +113,7 @@ def test_the_users_model_stays_and_the_strategys_is_one_object_throughout(ring):
     assert not same(before, state(strategy))
 
 
-def test_statistics_of_batch_normalisation_come_into_the_model(ring):
+def test_statistics_of_batch_normalization_come_into_the_model(ring):
     model = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
     strategy = ring.strategy(model)
     benchmark = ring.benchmark(*DOMAINS)

@@ -120,13 +120,13 @@ def test_the_model_and_the_random_state_are_left_alone(nets, data, models):
     assert found.layers[2].momentum == 0.99
 
 
-def test_without_batch_normalisation_the_copy_is_the_model(task):
+def test_without_batch_normalization_the_copy_is_the_model(task):
     found = rb.reestimate(task.a, task.x)
     same_weights(found, task.a, rtol=0)
     assert found is not task.a
 
 
-def test_renormalisation_and_mixed_precision_change_nothing(nets, data):
+def test_renormalization_and_mixed_precision_change_nothing(nets, data):
     expected = weights(rb.reestimate(nets[0], data))
     renormed = network(renorm=True)
     for layer, source in ((renormed.layers[1], nets[0].layers[1]), (renormed.layers[6], nets[0].layers[6])):

@@ -219,7 +219,7 @@ def test_one_step_of_training_commutes_with_a_permutation():
     assert_allclose(outputs(copy), outputs(model), rtol=1e-9)
 
 
-def test_a_copy_starts_its_optimiser_afresh():
+def test_a_copy_starts_its_optimizer_afresh():
     """Adam's moments belong to the old order: two copies in different orders must train alike."""
     y = TARGETS["multiclass"][1]
     model = MLPClassifier(hidden_layer_sizes=(6, 5), activation="tanh", batch_size=60, random_state=0)

@@ -290,7 +290,7 @@ def test_values_that_cannot_be_aligned_are_refused(record):
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-def test_quantised_weights_are_refused():
+def test_quantized_weights_are_refused():
     model = small()
     model.register_buffer("table", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8))
     with pytest.raises(UnsupportedModelError, match=r"'table' is quantized \(qint8\)"):

@@ -131,7 +131,7 @@ def test_the_model_its_mode_and_the_random_state_are_left_alone(conv_nets, pictu
     assert not {x.data_ptr() for x in found.buffers()} & {x.data_ptr() for x in model.buffers()}
 
 
-def test_without_batch_normalisation_the_copy_is_the_model(mlps, blobs):
+def test_without_batch_normalization_the_copy_is_the_model(mlps, blobs):
     found = rb.reestimate(mlps[0], blobs)
     same_state(found, mlps[0], rtol=0)
     assert found is not mlps[0]

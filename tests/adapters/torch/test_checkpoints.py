@@ -161,7 +161,7 @@ def test_a_whole_module_is_refused(tmp_path):
         open_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_file_with_an_optimiser_is_refused(tmp_path):
+def test_a_file_with_an_optimizer_is_refused(tmp_path):
     model = network()
     stored = {"model": model.state_dict(), "optim": torch.optim.Adam(model.parameters()).state_dict()}
     torch.save(stored, tmp_path / "a.pt")

@@ -144,7 +144,7 @@ def test_nothing_of_the_users_model_changes_or_is_shared(conv_nets, pictures, re
     ("optimizer", "settings"),
     [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {}), (torch.optim.LBFGS, {"max_iter": 3})],
 )
-def test_any_optimiser_will_do(net, mlps, blobs, optimizer, settings):
+def test_any_optimizer_will_do(net, mlps, blobs, optimizer, settings):
     target = mlps[0](blobs[0]).detach()
     before = (net(blobs[0]) - target).square().mean()
     descend(net, target, blobs[0], steps=4, optimizer=optimizer, **settings)
