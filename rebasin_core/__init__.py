@@ -21,7 +21,7 @@ from rebasin_core.line.reestimation import reestimate
 from rebasin_core.line.repairing import repair
 from rebasin_core.merging import MultiAlignment, align_many, merge
 from rebasin_core.models.model import register_adapter
-from rebasin_core.sinkhorn_operator import sinkhorn
+from rebasin_core.sinkhorn_operator import SinkhornInfo, sinkhorn
 from rebasin_core.symmetry.axes import AxesSpec
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
@@ -49,6 +49,7 @@ __all__ = [
     "RebasinError",
     "RebasinIncremental",
     "ShapeError",
+    "SinkhornInfo",
     "SoftPlan",
     "SpecError",
     "UnsupportedModelError",

@@ -9,7 +9,7 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.dtypes import resolution
 from rebasin_core.backends.protocol import Array
-from rebasin_core.errors import EquivalenceError, SettingError, ShapeError
+from rebasin_core.errors import EquivalenceError, NonFiniteError, SettingError, ShapeError
 from rebasin_core.models.adapter import Forward
 from rebasin_core.models.model import Model, open_model
 from rebasin_core.support.settings import at_least
@@ -17,7 +17,7 @@ from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 
-__all__ = ["Verification", "check_equivalent_params", "verify"]
+__all__ = ["Difference", "Verification", "check_same_function", "compare_functions", "compare_outputs", "verify"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ def verify(
     ------
     EquivalenceError
         The outputs change. The message names the groups to blame and, where the search can tell, the parameter.
+    NonFiniteError
+        No output is finite, so that nothing can be compared. Infinities and NaN beside numbers are compared, too: they
+        must be in the same places.
 
     Examples
     --------
@@ -102,13 +105,13 @@ def verify(
     run = opened.forward
     with opened.keep_random_state(seed):
         for trial in range(trials):
-            params = opened.params if trial == 0 else uneven(opened.params, rng)
+            params = opened.params if trial == 0 else make_uneven(opened.params, rng)
             plan = Plan.random(graph, rng)
-            error, tolerance = check_equivalent_params(run, params, plan.apply(params, graph), inputs)
-            if not error <= tolerance:
-                raise _blame(run, graph, params, plan, inputs, error, tolerance)
-            worst = max(worst, error)
-    return Verification(worst, tolerance, trials)
+            found = compare_functions(run, params, plan.apply(params, graph), inputs)
+            if not found.is_rounding:
+                raise _blame(run, graph, params, plan, inputs, found)
+            worst = max(worst, found.error)
+    return Verification(worst, found.tolerance, trials)
 
 
 def gather_inputs(model: Model, example_inputs: tuple[Any, ...]) -> Any:
@@ -122,28 +125,131 @@ def gather_inputs(model: Model, example_inputs: tuple[Any, ...]) -> Any:
     return inputs[0] if len(inputs) == 1 else tuple(inputs)
 
 
-def check_equivalent_params(
-    forward: Forward, params: Mapping[str, Array], rebased: Mapping[str, Array], inputs: Any
-) -> tuple[float, float]:
-    """Relative error between the outputs of two parameter sets, and the tolerance of their dtype."""
-    return compare_outputs(forward(dict(params), inputs), forward(dict(rebased), inputs), params)
+@dataclass(frozen=True)
+class Difference:
+    """How far the outputs of two networks are from each other.
+
+    Attributes
+    ----------
+    error : float
+        The largest ``|f - f'| / |f|`` of all arrays that they return, over the entries that are finite in both;
+        infinity where NaN or an infinity of one is something else in the other.
+    tolerance : float
+        What rounding may do: the square root of the coarsest dtype's resolution.
+    place : str
+        Where NaN or an infinity is something else in the other; empty where there is no such place.
+    """
+
+    error: float
+    tolerance: float
+    place: str = ""
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether it is no more than rounding: the two networks are the same function."""
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        return self.place or f"relative error {self.error:.1e}, allowed {self.tolerance:.1e}"
 
 
-def compare_outputs(before: Any, after: Any, params: Mapping[str, Array]) -> tuple[float, float]:
-    """Relative error between two nested outputs, and the tolerance of the coarsest dtype, of parameters included."""
+def compare_functions(
+    forward: Forward, params: Mapping[str, Array], other: Mapping[str, Array], inputs: Any
+) -> Difference:
+    """Compare the outputs of two parameter sets."""
+    return compare_outputs(forward(dict(params), inputs), forward(dict(other), inputs), params)
+
+
+def compare_outputs(before: Any, after: Any, params: Mapping[str, Array]) -> Difference:
+    """Compare two nested outputs of networks with parameters such as `params`.
+
+    Entries that are NaN, or the same infinity, in both are equal: a mask of ``-inf`` is no difference.
+
+    Raises
+    ------
+    ShapeError
+        There are no arrays among them, or others.
+    NonFiniteError
+        No entry is finite, so that nothing can be compared.
+
+    Examples
+    --------
+    >>> masked = np.array([1.0, -np.inf])
+    >>> compare_outputs(masked, masked, {}).error
+    0.0
+    >>> print(compare_outputs(masked, np.array([1.0, 2.0]), {}))
+    entry (1,) is -inf in the one and 2.0 in the other
+    """
     xs, dtypes = _on_host(before)
     ys, _ = _on_host(after)
-    if not xs or len(xs) != len(ys):
-        raise ShapeError(f"the forward function returned {len(xs)} arrays before and {len(ys)} after permuting")
+    shapes, others = ([x.shape for x in arrays] for arrays in (xs, ys))
+    if not xs or shapes != others:
+        raise ShapeError(
+            f"expected the same arrays from both networks, got {_listing(shapes)} from the one and {_listing(others)} "
+            f"from the other"
+        )
+    if any(x.size for x in xs) and not any(np.isfinite(x).any() for x in (*xs, *ys)):
+        raise NonFiniteError(
+            "nothing can be compared: no entry of the outputs is finite; pass inputs on which there are numbers"
+        )
     # Weights may be coarser than the outputs, which some networks compute in float32 whatever their weights.
-    backend = get_backend(*params.values())
-    coarsest = max(resolution(name) for name in {*dtypes, *(backend.dtype(x) for x in params.values())})
-    errors = []
-    for x, y in zip(xs, ys, strict=True):
-        scale = float(np.linalg.norm(x.astype(np.float64)))
-        difference = float(np.linalg.norm(x.astype(np.float64) - y.astype(np.float64)))
-        errors.append(difference / scale if scale else difference)
-    return (float("nan") if np.isnan(errors).any() else max(errors)), float(np.sqrt(coarsest))
+    coarsest = max(resolution(name) for name in {*dtypes, *(get_backend(x).dtype(x) for x in params.values())})
+    pairs = list(zip(xs, ys, strict=True))
+    places = (_odd_place(x, y, f" of output {i}" if len(xs) > 1 else "") for i, (x, y) in enumerate(pairs))
+    place = next(filter(None, places), "")
+    error = np.inf if place else max(_relative_error(x, y) for x, y in pairs)
+    return Difference(float(error), float(np.sqrt(coarsest)), place)
+
+
+def _odd_place(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], which: str) -> str:
+    """The first place where NaN or an infinity is something else in the other array, in words."""
+    odd = ~(np.isfinite(x) & np.isfinite(y)) & ~((x == y) | (np.isnan(x) & np.isnan(y)))
+    if not odd.any():
+        return ""
+    at = tuple(int(i) for i in np.argwhere(odd)[0])
+    return f"entry {at}{which} is {x[at]} in the one and {y[at]} in the other"
+
+
+def _relative_error(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
+    finite = np.isfinite(x) & np.isfinite(y)
+    kind = np.complex128 if "c" in (x.dtype.kind, y.dtype.kind) else np.float64
+    x, y = x[finite].astype(kind), y[finite].astype(kind)
+    # In units of the largest number, so that no square overflows or vanishes.
+    unit = float(np.abs(x).max(initial=0.0))
+    with np.errstate(over="ignore"):
+        if unit == 0:
+            return float(np.linalg.norm(y))
+        return float(np.linalg.norm(x / unit - y / unit) / np.linalg.norm(x / unit))
+
+
+def _listing(shapes: list[tuple[int, ...]]) -> str:
+    return f"arrays of shapes {', '.join(map(str, shapes))}" if shapes else "0 arrays"
+
+
+def check_same_function(
+    model: Model, params: dict[str, Array], example_inputs: tuple[Any, ...], what: str
+) -> float | None:
+    """Check that other parameters leave the outputs of a model as they were, where they can be computed.
+
+    Returns
+    -------
+    float or None
+        The relative error; None where there is no way to compute outputs.
+
+    Raises
+    ------
+    EquivalenceError
+        They do not.
+    """
+    if not model.can_compute or not (example_inputs or model.adapter.example_inputs(model.source)):
+        return None
+    found = compare_functions(model.forward, model.params, params, gather_inputs(model, example_inputs))
+    if not found.is_rounding:
+        raise EquivalenceError(
+            f"the re-based network is not the same function as {what}: {found}. The graph must be wrong; "
+            f"rebasin_core.verify(model, graph, inputs) names the group to blame"
+        )
+    return found.error
 
 
 def _on_host(outputs: Any) -> tuple[list[np.ndarray[Any, Any]], set[str]]:
@@ -164,17 +270,17 @@ def leaves(outputs: Any) -> Iterator[Array]:
         yield outputs
 
 
-def uneven(params: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+def make_uneven(params: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
     """Multiply constant tensors by random numbers near one, zeros replaced by small ones; signs and positivity stay."""
-    uneven = {}
+    changed = {}
     for name, x in params.items():
         backend = get_backend(x)
         values = backend.to_numpy(x)
         if values.size > 1 and values.dtype.kind == "f" and np.ptp(values) == 0:
             base = np.where(values == 0, 0.1, values)
             x = backend.asarray((base * rng.uniform(0.5, 1.5, values.shape)).astype(values.dtype), like=x)
-        uneven[name] = x
-    return uneven
+        changed[name] = x
+    return changed
 
 
 def _blame(
@@ -183,17 +289,15 @@ def _blame(
     params: Mapping[str, Array],
     plan: Plan,
     inputs: Any,
-    error: float,
-    tolerance: float,
+    found: Difference,
 ) -> EquivalenceError:
     """Find what is wrong with the graph: first the groups that break alone, then one axis too many or too few."""
 
     def breaks(trial: PermutationGraph, group: str) -> bool:
         only = Plan.identity(trial).replace(group, plan[group])
-        found, allowed = check_equivalent_params(forward, params, only.apply(params, trial), inputs)
-        return not found <= allowed
+        return not compare_functions(forward, params, only.apply(params, trial), inputs).is_rounding
 
-    head = f"the permuted network is another function: relative error {error:.1e}, allowed {tolerance:.1e}."
+    head = f"the permuted network is another function: {found}."
     guilty = tuple(group for group in graph.groups if breaks(graph, group))
     if not guilty:
         return EquivalenceError(

@@ -1,5 +1,8 @@
 """`align`: B moves onto A, verified, with nothing changed; and every refusal."""
 
+import json
+from dataclasses import replace
+
 import autograd.numpy as anp
 import numpy as np
 import pytest
@@ -7,9 +10,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import rebasin_core as rb
 from rebasin_core.errors import (
+    CheckpointError,
     DataError,
     EquivalenceError,
     NonFiniteError,
+    PlanError,
     RebasinError,
     SettingError,
     ShapeError,
@@ -97,6 +102,152 @@ def test_integer_counters_stay_with_b_and_are_taken_from_a_in_a_merge(net):
     assert merged["count"].dtype == a["count"].dtype
 
 
+@pytest.mark.parametrize("pin", [(), ("h1", "h2")], ids=["units move", "nothing moves"])
+def test_an_alignment_stays_as_it_is_while_its_models_are_trained_on(net, pin):
+    a, b = net.params(1), net.params(2)
+    result = rb.align(a, b, graph=net.graph(), pin=pin, solver="weight-matching", progress=False)
+    assert pin or not result.plan.is_identity
+    before = [result.merge(t) for t in (0, 0.5, 1)]
+    for params in (a, b, result.model):
+        for x in params.values():
+            x *= 2
+    for t, merged in zip((0, 0.5, 1), before, strict=True):
+        for name, x in result.merge(t).items():
+            assert_array_equal(x, merged[name])
+
+
+def test_names_stand_for_solvers_and_objectives(net):
+    settings = {"graph": net.graph(), "progress": False}
+    named = rb.align(net.params(1), net.params(2), solver="weight-matching", objective="cosine", **settings)
+    solver, objective = rb.solvers.WeightMatching(), rb.objectives.Cosine()
+    assert named == rb.align(net.params(1), net.params(2), solver=solver, objective=objective, **settings)
+    assert (named.solver_name, named.objective_name) == ("weight matching", "cosine")
+
+
+# --- where to start, when to stop -------------------------------------------------------------------------------------
+def test_a_start_a_callback_and_a_time_limit_reach_the_search(net):
+    a, graph, entries = net.params(1), net.graph(), []
+    plan = rb.Plan.random(graph, 1)
+    b, settings = rb.permute(a, plan, graph), {"graph": graph, "forward": net.forward, "progress": False}
+    whole = rb.align(a, net.params(2), net.inputs(), callback=entries.append, solver=QUICK, **settings)
+    assert tuple(entries) == whole.history
+    stopped = rb.align(a, b, net.inputs(), start=plan.inverse(), callback=lambda entry: True, **settings)
+    assert (stopped.plan, stopped.objective) == (plan.inverse(), 0.0)
+    late = rb.align(a, b, net.inputs(), time_limit=1e-9, **settings)
+    assert late.plan.is_identity
+    assert late.stop_reason == "reached time_limit=1e-09"
+    for result in (stopped, late):
+        assert not result.converged
+        assert result.error < 1e-12
+
+
+def test_an_interrupted_search_is_verified_like_any_other(net):
+    def interrupt(entry):
+        raise KeyboardInterrupt
+
+    settings = {"graph": net.graph(), "forward": net.forward, "progress": False}
+    result = rb.align(net.params(1), net.params(2), net.inputs(), callback=interrupt, **settings)
+    assert result.stop_reason == "interrupted"
+    assert result.error < 1e-12
+
+
+def test_an_interruption_ends_the_alignment_of_many_as_a_whole(net, monkeypatch):
+    from rebasin_core.solvers import weight_matching
+
+    def interrupt(scores):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weight_matching, "linear_assignment", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rb.align_many([net.params(seed) for seed in range(3)], graph=net.graph(), progress=False)
+
+
+def test_the_result_is_not_worse_than_the_start_whatever_the_solver(net):
+    class Stubborn:
+        name = "stubborn"
+
+        def solve(self, problem, progress=True):
+            plan = rb.Plan.random(problem.graph, 4)
+            return rb.solvers.Solution(plan, problem.judge(plan), (), True, "it knows best")
+
+    a, graph = net.params(1), net.graph()
+    plan = rb.Plan.random(graph, 1)
+    settings = {"graph": graph, "solver": Stubborn(), "progress": False}
+    result = rb.align(a, rb.permute(a, plan, graph), start=plan.inverse(), **settings)
+    assert (result.plan, result.objective) == (plan.inverse(), 0.0)
+
+
+# --- kept results -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def kept(net, tmp_path):
+    settings = {"graph": net.graph(), "forward": net.forward, "solver": QUICK, "progress": False}
+    result = rb.align(net.params(1), net.params(2), net.inputs(), **settings)
+    path = tmp_path / "alignment.json"
+    result.save(path)
+    return result, path
+
+
+def test_what_is_saved_is_loaded_again(net, kept):
+    result, path = kept
+    bare, whole = rb.Alignment.load(path), rb.Alignment.load(str(path), net.params(1), net.params(2))
+    assert bare == whole == result
+    assert bare.seconds == result.seconds
+    assert bare.model is None
+    for name, x in result.model.items():
+        assert_array_equal(whole.model[name], x)
+    for name, x in result.merge(0.3).items():
+        assert_array_equal(whole.merge(0.3)[name], x)
+    with pytest.raises(SettingError, match=r"Alignment\.load\(path, model_a, model_b\)"):
+        bare.merge()
+    assert whole != rb.align(net.params(1), net.params(2), graph=net.graph(), solver="weight-matching", progress=False)
+    bare.save(path)
+    assert rb.Alignment.load(path) == result
+
+
+def test_a_loaded_alignment_fits_its_models_only(net, mlp, kept):
+    _, path = kept
+    other = mlp((3, 7, 5, 2))
+    with pytest.raises(ShapeError, match=r"'w0' of model B"):
+        rb.Alignment.load(path, other.params(1), other.params(2))
+    with pytest.raises(SettingError, match=r"both models or none"):
+        rb.Alignment.load(path, net.params(1))
+
+
+def test_a_file_that_is_no_alignment_is_refused(kept):
+    _, path = kept
+    whole = json.loads(path.read_text())
+    with pytest.raises(CheckpointError, match=r"cannot read .*elsewhere"):
+        rb.Alignment.load(path.with_name("elsewhere"))
+    path.write_bytes(b"\xff{")
+    with pytest.raises(CheckpointError, match=r"is not JSON"):
+        rb.Alignment.load(path)
+    for stored in ([], {}, {**whole, "format": "rebasin-core/plan/1"}):
+        path.write_text(json.dumps(stored))
+        with pytest.raises(CheckpointError, match=r"is not an alignment.*Alignment\.save"):
+            rb.Alignment.load(path)
+    other = rb.Plan({"h1": [1, 0]}).to_json()
+    lacking = ({name: x for name, x in whole.items() if name != key} for key in whole if key != "format")
+    for stored in (
+        *lacking,
+        {**whole, "plan": json.loads(other)},
+        {**whole, "history": 3},
+        {**whole, "history": [[1]]},
+    ):
+        path.write_text(json.dumps(stored))
+        with pytest.raises(CheckpointError, match=r"is damaged"):
+            rb.Alignment.load(path)
+
+
+def test_it_is_shown_in_a_line_and_in_a_small_table(kept):
+    result, _ = kept
+    assert repr(result).startswith("Alignment(Sinkhorn on L2: ")
+    assert len(repr(result)) < 200
+    assert "\n" not in repr(result)
+    odd = replace(result, objective_name="<gap>")
+    assert "&lt;gap&gt;" in odd._repr_html_()
+    assert len(odd._repr_html_()) < 1000
+
+
 # --- refusals, each before any work -----------------------------------------------------------------------------------
 def refuse(net, error, words, unchanged, **changes):
     a, b = changes.pop("a", net.params(1)), changes.pop("b", net.params(2))
@@ -111,8 +262,15 @@ def refuse(net, error, words, unchanged, **changes):
     [
         ({"objective": rb.objectives.L2}, SettingError, r"objective came as a class; write L2"),
         ({"solver": rb.solvers.Sinkhorn}, SettingError, r"solver came as a class; write Sinkhorn\(\)"),
-        ({"objective": "L2"}, SettingError, r"expected an objective.*'L2'"),
-        ({"solver": "sinkhorn"}, SettingError, r"expected a solver.*'sinkhorn'"),
+        ({"objective": "L2"}, SettingError, r"expected objective as one of 'l2'.*did you mean 'l2'"),
+        ({"objective": "midpoint"}, SettingError, r"objectives\.Midpoint\(loss, data\)"),
+        ({"solver": "sinkhorns"}, SettingError, r"expected solver as one of.*did you mean 'sinkhorn'"),
+        ({"solver": 3}, SettingError, r"expected a solver.*3"),
+        ({"time_limit": 0}, SettingError, r"time_limit as a positive number, got 0"),
+        ({"time_limit": "1 s"}, SettingError, r"time_limit.*'1 s'"),
+        ({"callback": 3}, SettingError, r"callback as a function of one history entry, got 3"),
+        ({"start": {"h1": [0]}}, PlanError, r"start as a Plan.*got dict"),
+        ({"start": rb.Plan({"h9": [1, 0]})}, PlanError, r"another graph.*'h9'"),
         ({"objective": 3}, SettingError, r"expected an objective.*3"),
         ({"graph": {"w0": "h ."}}, SpecError, r"expected a PermutationGraph, got dict"),
         ({"seed": -1}, SettingError, r"seed.*-1"),
@@ -171,7 +329,7 @@ def test_weight_matching_refuses_an_objective_that_is_no_distance_of_weights(net
     refuse(
         net,
         SettingError,
-        r"cannot minimise 'mine'.*solvers\.Sinkhorn",
+        r"cannot minimize 'mine'.*solvers\.Sinkhorn",
         unchanged,
         solver=rb.solvers.WeightMatching(),
         objective=rb.objectives.Custom(lambda a, b: anp.sum(b["w0"]), name="mine"),

@@ -88,3 +88,10 @@ def test_links_inside_the_repository_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_places_that_a_contributor_is_sent_to_exist():
+    named = re.findall(r"`([\w.<>*/-]+/[\w.<>*/-]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 10
+    for place in named:
+        assert list(ROOT.glob(place.replace("<framework>", "torch"))), place

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import EquivalenceError, SettingError, ShapeError, SpecError
+from rebasin_core.errors import EquivalenceError, NonFiniteError, SettingError, ShapeError, SpecError
+from rebasin_core.verification import compare_outputs
 
 NET = ((3, 6, 5, 2), "tanh")
 
@@ -95,10 +99,65 @@ def test_a_wrong_product_order_is_noticed():
         rb.verify(params, flipped, x, forward=forward)
 
 
-def test_nan_outputs_never_pass(mlp):
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_outputs_without_any_number_say_nothing_of_the_graph(mlp, odd):
     net = mlp((3, 6, 2))
-    with pytest.raises(EquivalenceError, match=r"relative error nan"):
-        rb.verify(net.params(), net.graph(), net.inputs(), forward=lambda p, x: net.forward(p, x) * np.nan)
+    with pytest.raises(NonFiniteError, match=r"nothing can be compared.*pass inputs"):
+        rb.verify(net.params(), net.graph(), net.inputs(), forward=lambda p, x: net.forward(p, x) * 0 + odd)
+
+
+@settings(max_examples=30)
+@given(
+    odd=st.lists(st.sampled_from([None, np.nan, np.inf, -np.inf]), min_size=4, max_size=4).filter(lambda x: None in x),
+    complex_valued=st.booleans(),
+)
+def test_what_is_not_finite_in_both_is_equal(mlp, odd, complex_valued):
+    """Masked outputs accuse no right graph, and hide no wrong one."""
+    net = mlp((3, 6, 4))
+
+    def forward(p, x):
+        y = net.forward(p, x) * (1j if complex_valued else 1)
+        for i, value in enumerate(odd):
+            if value is not None:
+                y[:, i] = value
+        return y
+
+    params, x = net.params(), net.inputs()
+    assert rb.verify(params, net.graph(), x, forward=forward).error < 1e-12
+    assert (
+        rb.align(params, net.params(2), x, graph=net.graph(), forward=forward, solver="weight-matching").error < 1e-12
+    )
+    with pytest.raises(EquivalenceError, match=r"'b0' must move"):
+        rb.verify(params, wrong(net, b0="."), x, forward=forward)
+
+
+@given(
+    values=st.lists(st.floats(-1.7e308, 1.7e308), min_size=2, max_size=5).filter(any),
+    power=st.integers(-300, 0),
+)
+def test_the_relative_error_is_that_of_the_numbers_in_any_unit(values, power):
+    """No square overflows, and none vanishes."""
+    x = np.array(values) / max(map(abs, values))
+    for unit in (1.0, 10.0**power, 1e308):
+        assert_allclose(compare_outputs(unit * x, unit * (1 + 1e-3) * x, {}).error, 1e-3, rtol=1e-6)
+        assert compare_outputs(unit * x, unit * x, {}).error == 0
+
+
+def test_what_is_not_finite_in_one_of_them_is_named():
+    x = np.zeros((2, 3))
+    y = x.copy()
+    y[1, 2] = np.nan
+    found = compare_outputs((x, x), (x, y), {})
+    assert not found.is_rounding
+    assert found.error == np.inf
+    assert str(found) == "entry (1, 2) of output 1 is 0.0 in the one and nan in the other"
+    for first, second in ((np.inf, -np.inf), (np.nan, np.inf), (1.0, -np.inf)):
+        assert not compare_outputs(np.array([0.0, first]), np.array([0.0, second]), {}).is_rounding
+
+
+def test_a_shape_that_depends_on_the_weights_is_named():
+    with pytest.raises(ShapeError, match=r"shapes \(2,\) from the one and arrays of shapes \(3,\)"):
+        compare_outputs(np.zeros(2), np.zeros(3), {})
 
 
 def test_nested_outputs_are_compared_leaf_by_leaf(mlp):

@@ -41,7 +41,8 @@ def collector(model: Any, graph: PermutationGraph) -> Callable[[Mapping[str, Any
 
     def collect(params: Mapping[str, Any], inputs: Any) -> dict[str, list[Any]]:
         seen: dict[str, list[Any]] = {}
-        for (_, group, axis), output in zip(producers, probe(params, inputs), strict=True):
+        # Flattened, since Keras gives what a single producer gives without a list around it.
+        for (_, group, axis), output in zip(producers, keras.tree.flatten(probe(params, inputs)), strict=True):
             last = keras.ops.moveaxis(output, axis, -1)
             seen.setdefault(group, []).append(keras.ops.reshape(last, (-1, last.shape[-1])))
         return seen

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.models.batch_norms import BatchNorms
@@ -83,7 +84,9 @@ class KerasAdapter:
         def draw(spec: Any) -> Any:
             shape = (_EXAMPLES, *spec.shape[1:])
             # Whole numbers are most likely indices, of which every table has the first two.
-            return rng.standard_normal(shape).astype("float32") if "float" in spec.dtype else rng.integers(0, 2, shape)
+            return (
+                rng.standard_normal(shape).astype("float32") if is_floating(spec.dtype) else rng.integers(0, 2, shape)
+            )
 
         # The nested inputs as the model was built with them; a Sequential model has one.
         structure = getattr(model, "_inputs_struct", declared[0])

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_narrow
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored
 from rebasin_core.errors import CheckpointError, RebasinError
 from rebasin_core.support.atomic import replacing
@@ -83,7 +84,7 @@ class KerasFile:
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """Return one weight; floats that NumPy lacks come as float32."""
         x, dtype = self._params[name], self.tensors[name].dtype
-        narrow = "float" in dtype and dtype not in ("float16", "float32", "float64")
+        narrow = is_narrow(dtype) and dtype != "float16"
         return np.array(keras.ops.convert_to_numpy(keras.ops.cast(x, "float32") if narrow else x), order="C")
 
     def write(self, path: Path, tensor: NewValues) -> None:

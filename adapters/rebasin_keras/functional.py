@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import DataError, RebasinError
 from rebasin_keras.copies import skeleton
 from rebasin_keras.variables import named_variables
@@ -90,7 +91,7 @@ def to_tensors(values: Any, floating: str) -> Any:
             if not hasattr(value, "__array__") and not isinstance(value, (list, int, float)):
                 return value
             value = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-        is_float = "float" in keras.backend.standardize_dtype(value.dtype)
+        is_float = is_floating(keras.backend.standardize_dtype(value.dtype))
         return keras.ops.convert_to_tensor(value, dtype=floating if is_float else None)
 
     return keras.tree.map_structure(convert, values)

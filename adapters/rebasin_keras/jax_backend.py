@@ -4,7 +4,7 @@ Every method is the function of JAX with the same meaning. Without ``jax_enable_
 JAX: indices asked for as int64 are then int32, without a word of warning, and logits are float32.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rebasin_core.backends.optimizers import Optimizer
-from rebasin_core.backends.protocol import Array, Axis, DtypeName
-from rebasin_keras.jax_gradients import custom_vjp, minimise, value_and_grad
+from rebasin_core.backends.protocol import Array, Axis, DtypeName, Stepper
+from rebasin_keras.jax_gradients import JaxStepper, custom_vjp, value_and_grad
 
 __all__ = ["JaxBackend"]
 
@@ -34,7 +34,7 @@ class JaxBackend:
     """
 
     name = "jax"
-    vectorises = False  # every eager call traces the function anew
+    vectorizes = False  # every eager call traces the function anew
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -181,7 +181,7 @@ class JaxBackend:
         return lambda x: self.matmul(x, A), lambda x: self.matmul(x, A, transpose_y=True)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
-        """Factorise and solve, batched; NaN where `A` is not positive definite."""
+        """Factorize and solve, batched; NaN where `A` is not positive definite."""
         batch = jnp.broadcast_shapes(A.shape[:-2], rhs.shape[:-2])
         factor = jnp.broadcast_to(jnp.linalg.cholesky(A), (*batch, *A.shape[-2:]))
         return jax.scipy.linalg.cho_solve((factor, True), jnp.broadcast_to(rhs, (*batch, *rhs.shape[-2:])))
@@ -204,7 +204,7 @@ class JaxBackend:
         return if_true(operand) if predicate else if_false(operand)
 
     def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
-        """Vectorise with ``jax.vmap``."""
+        """Vectorize with ``jax.vmap``."""
         return jax.vmap(fun)(x)
 
     # --- gradients ----------------------------------------------------------------------------------------------------
@@ -223,16 +223,9 @@ class JaxBackend:
         value, gradients = value_and_grad(fun, x)
         return float(value), gradients
 
-    def minimise(
-        self,
-        fun: Callable[[dict[str, Array], int], Array],
-        x: dict[str, Array],
-        optimizer: Optimizer | Mapping[str, Optimizer],
-        num_steps: int,
-        callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> dict[str, Array]:
-        """Minimise with optax, or JAX's own optimisers where it is missing; half precision is kept in float32."""
-        return minimise(fun, x, optimizer, num_steps, callback)
+    def stepper(self, optimizer: Optimizer, variables: dict[str, Array]) -> Stepper:
+        """Optimizers of optax, or JAX's own where it is missing."""
+        return JaxStepper(optimizer, variables)
 
     # --- the host, beyond the protocol --------------------------------------------------------------------------------
     def call_on_host(

@@ -5,13 +5,11 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rebasin_core.backends.optimizers import SGD, Optimizer, parameter_groups
+from rebasin_core.backends.optimizers import SGD, Optimizer
 from rebasin_core.errors import SettingError
-from rebasin_keras.descent import NARROW, check_finite
 
-__all__ = ["custom_vjp", "minimise", "value_and_grad"]
+__all__ = ["JaxStepper", "custom_vjp", "value_and_grad"]
 
 
 def custom_vjp(primal: Callable[..., Any], vjp: Callable[..., tuple[Any, ...]]) -> Callable[..., Any]:
@@ -69,48 +67,21 @@ def value_and_grad(fun: Callable[[Any], Any], x: dict[str, Any]) -> tuple[Any, d
     return value, gradients
 
 
-def minimise(
-    fun: Callable[[dict[str, Any], int], Any],
-    x: dict[str, Any],
-    optimizer: Optimizer | Mapping[str, Optimizer],
-    num_steps: int,
-    callback: Callable[[int, float, dict[str, Any]], bool],
-) -> dict[str, Any]:
-    """Minimise ``fun(x, step)`` until `callback` returns True; see `Backend.minimise`.
+class JaxStepper:
+    """`rebasin_core.backends.protocol.Stepper` by a compiled step of optax, or of JAX where that is missing."""
 
-    Raises
-    ------
-    SettingError
-        There is no variable, or one has no optimiser.
-    NonFiniteError
-        The value or a gradient is not finite; the message names the step.
-    """
-    dtypes = {name: values.dtype for name, values in x.items()}
-    groups = parameter_groups(optimizer, x)
-    rules = [_rule(chosen, {name: _widened(x[name]) for name in names}) for chosen, names in groups]
-    states = [start for start, _, _ in rules]
+    def __init__(self, optimizer: Optimizer, variables: Mapping[str, Any]) -> None:
+        self._state, self._update, self._read = _rule(optimizer, dict(variables))
+        self._steps = 0
 
-    def shown() -> dict[str, Any]:
-        found = {k: v for (_, _, read), state in zip(rules, states, strict=True) for k, v in read(state).items()}
-        return {name: found[name].astype(dtype) for name, dtype in dtypes.items()}
+    def read(self) -> dict[str, Any]:
+        """Return the variables as they are now."""
+        return self._read(self._state)
 
-    for step in range(num_steps):
-        here = shown()
-
-        def objective(candidate: Any, step: int = step) -> Any:
-            return fun(candidate, step)
-
-        value, gradients = value_and_grad(objective, here)
-        check_finite(float(value), {name: np.asarray(g) for name, g in gradients.items()}, step)
-        if callback(step, float(value), here):
-            return here
-        for k, ((_, update, _), (_, names)) in enumerate(zip(rules, groups, strict=True)):
-            states[k] = update(step, {name: _widened(gradients[name]) for name in names}, states[k])
-    return shown()
-
-
-def _widened(x: Any) -> Any:
-    return x.astype(jnp.float32) if str(x.dtype) in NARROW else x
+    def update(self, gradients: Mapping[str, Any]) -> None:
+        """Make one step."""
+        self._state = self._update(self._steps, dict(gradients), self._state)
+        self._steps += 1
 
 
 _Rule: TypeAlias = tuple[Any, Callable[[int, Any, Any], Any], Callable[[Any], dict[str, Any]]]
@@ -118,7 +89,7 @@ _Rule: TypeAlias = tuple[Any, Callable[[int, Any, Any], Any], Callable[[Any], di
 
 
 def _rule(optimizer: Optimizer, variables: dict[str, Any]) -> _Rule:
-    """An optimiser of one parameter group."""
+    """An optimizer of one parameter group."""
     try:
         import optax
     except ModuleNotFoundError:
@@ -143,7 +114,7 @@ def _rule(optimizer: Optimizer, variables: dict[str, Any]) -> _Rule:
 
 
 def _rule_of_jax(optimizer: Optimizer, variables: dict[str, Any]) -> _Rule:
-    """The optimisers that come along with JAX itself."""
+    """The optimizers that come along with JAX itself."""
     from jax.example_libraries import optimizers
 
     if isinstance(optimizer, SGD):

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.line.mean import lerp
 from rebasin_core.support.settings import at_least, not_negative
@@ -190,7 +191,7 @@ class RebasinModel(LearnedPlan, keras.Model):
         t = keras.random.uniform((), dtype=self.variable_dtype, seed=self._seeds)
         # Arrays of another dtype than the place's do not mix with it in every framework.
         return {
-            name: lerp({name: a}, params, keras.ops.cast(t, a.dtype) if "float" in str(a.dtype) else t)[name]
+            name: lerp({name: a}, params, keras.ops.cast(t, a.dtype) if is_floating(str(a.dtype)) else t)[name]
             for name, a in anchor.items()
         }
 

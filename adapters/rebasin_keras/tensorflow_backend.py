@@ -5,7 +5,7 @@ Python numbers become tensors of the other argument's dtype before they meet it 
 are read when they enter, and gradients of gathers, which come as ``IndexedSlices``, leave as tensors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from rebasin_core.backends.optimizers import Optimizer
-from rebasin_core.backends.protocol import Array, Axis, DtypeName
+from rebasin_core.backends.protocol import Array, Axis, DtypeName, Stepper
 from rebasin_core.errors import ShapeError
-from rebasin_keras.tensorflow_gradients import custom_vjp, minimise, value_and_grad
+from rebasin_keras.tensorflow_gradients import TensorFlowStepper, custom_vjp, value_and_grad
 
 __all__ = ["TensorFlowBackend"]
 
@@ -36,7 +36,7 @@ class TensorFlowBackend:
     """
 
     name = "tensorflow"
-    vectorises = False  # every eager call traces the function anew
+    vectorizes = False  # every eager call traces the function anew
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -202,7 +202,7 @@ class TensorFlowBackend:
         return lambda x: self.matmul(x, A), lambda x: self.matmul(x, A, transpose_y=True)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
-        """Factorise and solve, batched; NaN where `A` is not positive definite."""
+        """Factorize and solve, batched; NaN where `A` is not positive definite."""
         factor = tf.linalg.cholesky(A)
         # A failed slice holds NaN on its diagonal, and not everywhere; the solver is kept from seeing it.
         definite = tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(factor)), axis=-1)[..., None, None]
@@ -230,7 +230,7 @@ class TensorFlowBackend:
         return if_true(operand) if predicate else if_false(operand)
 
     def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
-        """Vectorise with ``tf.vectorized_map``."""
+        """Vectorize with ``tf.vectorized_map``."""
         return tf.vectorized_map(fun, x)
 
     # --- gradients ----------------------------------------------------------------------------------------------------
@@ -249,16 +249,9 @@ class TensorFlowBackend:
         value, gradients = value_and_grad(fun, x)
         return float(value), gradients
 
-    def minimise(
-        self,
-        fun: Callable[[dict[str, Array], int], Array],
-        x: dict[str, Array],
-        optimizer: Optimizer | Mapping[str, Optimizer],
-        num_steps: int,
-        callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> dict[str, Array]:
-        """Minimise with TensorFlow's own kernels; half-precision variables are kept in float32 between steps."""
-        return minimise(fun, x, optimizer, num_steps, callback)
+    def stepper(self, optimizer: Optimizer, variables: dict[str, Array]) -> Stepper:
+        """The kernels behind TensorFlow's optimizers."""
+        return TensorFlowStepper(optimizer, variables)
 
     # --- the host, beyond the protocol --------------------------------------------------------------------------------
     def call_on_host(

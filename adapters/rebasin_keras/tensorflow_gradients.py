@@ -6,11 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from rebasin_core.backends.optimizers import SGD, Adam, Optimizer, parameter_groups
+from rebasin_core.backends.optimizers import SGD, Adam, Optimizer
 from rebasin_core.errors import SettingError
-from rebasin_keras.descent import NARROW, check_finite
 
-__all__ = ["EAGER_CALLS", "custom_vjp", "minimise", "value_and_grad"]
+__all__ = ["EAGER_CALLS", "TensorFlowStepper", "custom_vjp", "value_and_grad"]
 
 EAGER_CALLS, _MOST_SIGNATURES = 20, 64
 """How many calls with the same shapes run eagerly before the operator is compiled; and for how many shapes."""
@@ -108,89 +107,60 @@ def value_and_grad(fun: Callable[[Any], Any], x: dict[str, Any]) -> tuple[Any, d
     return value, dense
 
 
-def minimise(
-    fun: Callable[[dict[str, Any], int], Any],
-    x: dict[str, Any],
-    optimizer: Optimizer | Mapping[str, Optimizer],
-    num_steps: int,
-    callback: Callable[[int, float, dict[str, Any]], bool],
-) -> dict[str, Any]:
-    """Minimise ``fun(x, step)`` with the kernels behind TensorFlow's optimisers, until `callback` returns True.
+class TensorFlowStepper:
+    """`rebasin_core.backends.protocol.Stepper` by the kernels behind TensorFlow's optimizers.
 
-    The kernels and not ``keras.optimizers``, which compute with Keras's backend: that may be another framework. See
-    `Backend.minimise`.
-
-    Raises
-    ------
-    SettingError
-        There is no variable, or one has no optimiser.
-    NonFiniteError
-        The value or a gradient is not finite; the message names the step.
+    The kernels and not ``keras.optimizers``, which compute with Keras's backend: that may be another framework.
     """
-    groups = parameter_groups(optimizer, x)
-    variables = {
-        name: tf.Variable(tf.cast(v, tf.float32 if v.dtype.name in NARROW else v.dtype), trainable=False)
-        for name, v in x.items()
-    }
-    rules = [(_rule(chosen, [variables[name] for name in names]), names) for chosen, names in groups]
 
-    def shown() -> dict[str, Any]:
-        return {name: tf.cast(tf.convert_to_tensor(v), x[name].dtype) for name, v in variables.items()}
+    def __init__(self, optimizer: Optimizer, variables: Mapping[str, Any]) -> None:
+        self._optimizer = optimizer
+        self._variables = {name: tf.Variable(tf.convert_to_tensor(v), trainable=False) for name, v in variables.items()}
+        self._first, self._second = self._zeros(), self._zeros() if isinstance(optimizer, Adam) else {}
+        self._steps = 0
 
-    for step in range(num_steps):
-        here = shown()
+    def _zeros(self) -> dict[str, Any]:
+        return {name: tf.Variable(tf.zeros_like(v), trainable=False) for name, v in self._variables.items()}
 
-        def objective(candidate: Any, step: int = step) -> Any:
-            return fun(candidate, step)
+    def read(self) -> dict[str, Any]:
+        """Return the variables as tensors; TensorFlow copies one that is still held before it changes the variable."""
+        return {name: tf.convert_to_tensor(v) for name, v in self._variables.items()}
 
-        value, gradients = value_and_grad(objective, here)
-        check_finite(float(value), {name: g.numpy() for name, g in gradients.items()}, step)
-        if callback(step, float(value), here):
-            return here
-        for move, names in rules:
-            move(step, [tf.cast(gradients[name], variables[name].dtype) for name in names])
-    return shown()
+    def update(self, gradients: Mapping[str, Any]) -> None:
+        """Make one step."""
+        self._steps += 1
+        if isinstance(self._optimizer, SGD):
+            self._move_by_momentum(self._optimizer, [gradients[name] for name in self._variables])
+        else:
+            self._move_by_moments(self._optimizer, gradients)
 
-
-def _rule(optimizer: Optimizer, variables: list[Any]) -> Callable[[int, list[Any]], None]:
-    """Return what makes one step of a parameter group, given the step and the gradients."""
-
-    def zeros() -> list[Any]:
-        return [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
-
-    first, second = zeros(), zeros() if isinstance(optimizer, Adam) else []
-
-    def sgd(step: int, gradients: list[Any]) -> None:
-        assert isinstance(optimizer, SGD)
-        if (largest := optimizer.clip_value) is not None:
+    def _move_by_momentum(self, sgd: SGD, gradients: list[Any]) -> None:
+        if (largest := sgd.clip_value) is not None:
             gradients = [tf.clip_by_value(gradient, -largest, largest) for gradient in gradients]
-        if optimizer.clip is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, optimizer.clip)
-        for variable, velocity, gradient in zip(variables, first, gradients, strict=True):
+        if sgd.clip is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, sgd.clip)
+        for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
             tf.raw_ops.ResourceApplyMomentum(
                 var=variable.handle,
-                accum=velocity.handle,
-                lr=tf.constant(optimizer.learning_rate, variable.dtype),
+                accum=self._first[name].handle,
+                lr=tf.constant(sgd.learning_rate, variable.dtype),
                 grad=gradient,
-                momentum=tf.constant(optimizer.momentum, variable.dtype),
+                momentum=tf.constant(sgd.momentum, variable.dtype),
             )
 
-    def adam(step: int, gradients: list[Any]) -> None:
-        assert isinstance(optimizer, Adam)
-        for variable, m, v, gradient in zip(variables, first, second, gradients, strict=True):
-            if optimizer.weight_decay:
-                variable.assign(variable * (1.0 - optimizer.learning_rate * optimizer.weight_decay))
+    def _move_by_moments(self, adam: Adam, gradients: Mapping[str, Any]) -> None:
+        for name, variable in self._variables.items():
+            if adam.weight_decay:
+                variable.assign(variable * (1.0 - adam.learning_rate * adam.weight_decay))
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
-                m=m.handle,
-                v=v.handle,
-                beta1_power=tf.constant(0.9 ** (step + 1), variable.dtype),
-                beta2_power=tf.constant(0.999 ** (step + 1), variable.dtype),
-                lr=tf.constant(optimizer.learning_rate, variable.dtype),
+                m=self._first[name].handle,
+                v=self._second[name].handle,
+                beta1_power=tf.constant(0.9**self._steps, variable.dtype),
+                beta2_power=tf.constant(0.999**self._steps, variable.dtype),
+                lr=tf.constant(adam.learning_rate, variable.dtype),
                 beta1=tf.constant(0.9, variable.dtype),
                 beta2=tf.constant(0.999, variable.dtype),
                 epsilon=tf.constant(1e-8, variable.dtype),
-                grad=gradient,
+                grad=gradients[name],
             )
-
-    return adam if isinstance(optimizer, Adam) else sgd

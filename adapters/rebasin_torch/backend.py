@@ -2,10 +2,10 @@
 
 Every method is the function of torch with the same meaning, so that autograd differentiates it as often as it likes.
 Values travel to the host where the core asks for them (`TorchBackend.to_numpy`: a linear assignment, a figure to print)
-and where a loop has to know whether it is done: that costs a synchronisation on a CUDA device, not a copy.
+and where a loop has to know whether it is done: that costs a synchronization on a CUDA device, not a copy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rebasin_core.backends.optimizers import Optimizer
-from rebasin_core.backends.protocol import Array, Axis, DtypeName
+from rebasin_core.backends.protocol import Array, Axis, DtypeName, Stepper
 from rebasin_core.errors import UnsupportedArrayError
 from rebasin_torch.deferred import deferred_mix
-from rebasin_torch.gradients import custom_vjp, minimise, value_and_grad
+from rebasin_torch.gradients import TorchStepper, custom_vjp, value_and_grad
 from rebasin_torch.products import WIDE, row_products, row_times_matrix
-from rebasin_torch.values import can_be_read, to_host
+from rebasin_torch.values import can_be_read, dtype_name, to_host
 
 __all__ = ["TorchBackend"]
 
@@ -37,7 +37,7 @@ class TorchBackend:
     """
 
     name = "torch"
-    vectorises = True
+    vectorizes = True
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -70,7 +70,7 @@ class TorchBackend:
 
     def dtype(self, x: Array) -> DtypeName:
         """Return the name of the dtype, without the module."""
-        return str(x.dtype).removeprefix("torch.")
+        return dtype_name(x)
 
     def astype(self, x: Array, dtype: DtypeName) -> Array:
         """Convert to another dtype; the tensor itself where it has that dtype already."""
@@ -188,7 +188,7 @@ class TorchBackend:
         return row_products(A)
 
     def cholesky_solve(self, A: Array, rhs: Array) -> Array:
-        """Factorise and solve, batched; NaN where `A` is not positive definite.
+        """Factorize and solve, batched; NaN where `A` is not positive definite.
 
         Not ``torch.linalg.solve``: its batched form fails on some builds with several threads, and costs twice as much.
         """
@@ -210,9 +210,9 @@ class TorchBackend:
         return if_true(operand) if predicate else if_false(operand)
 
     def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
-        """Vectorise with ``torch.func.vmap``; every row draws random numbers of its own."""
-        vectorised: Array = torch.func.vmap(fun, randomness="different")(x)
-        return vectorised
+        """Vectorize with ``torch.func.vmap``; every row draws random numbers of its own."""
+        vectorized: Array = torch.func.vmap(fun, randomness="different")(x)
+        return vectorized
 
     # --- gradients ----------------------------------------------------------------------------------------------------
     def stop_gradient(self, x: Array) -> Array:
@@ -234,16 +234,9 @@ class TorchBackend:
         value, gradients = value_and_grad(fun, x)
         return float(value), gradients
 
-    def minimise(
-        self,
-        fun: Callable[[dict[str, Array], int], Array],
-        x: dict[str, Array],
-        optimizer: Optimizer | Mapping[str, Optimizer],
-        num_steps: int,
-        callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> dict[str, Array]:
-        """Minimise with ``torch.optim``; half-precision variables are kept in float32 between steps."""
-        return minimise(fun, x, optimizer, num_steps, callback)
+    def stepper(self, optimizer: Optimizer, variables: dict[str, Array]) -> Stepper:
+        """An optimizer of ``torch.optim``."""
+        return TorchStepper(optimizer, variables)
 
 
 def _dtype(name: DtypeName) -> torch.dtype:

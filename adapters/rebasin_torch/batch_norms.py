@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rebasin_core.backends.dtypes import is_narrow
 from rebasin_core.errors import DataError
 from rebasin_core.models.batch_norms import BatchNorms
 from rebasin_torch.copies import skeleton
 from rebasin_torch.functional import as_arguments, evaluation_skeleton, run
 from rebasin_torch.state import every_tensor
+from rebasin_torch.values import dtype_name
 
 __all__ = ["batch_norms"]
 
@@ -95,7 +97,7 @@ def _keep(calls: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
 
     def hook(layer: nn.Module, args: Any, kwargs: Any) -> None:
         x = _input(args, kwargs)
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        x = x.float() if is_narrow(dtype_name(x)) else x
         calls.append(torch.var_mean(x, [0, *range(2, x.ndim)], correction=1))
 
     return hook

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rebasin_core.backends.dtypes import is_narrow
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored
 from rebasin_core.errors import CheckpointError
 from rebasin_core.support.atomic import replacing
+from rebasin_torch.values import dtype_name
 
 __all__ = ["TorchFile"]
 
@@ -67,7 +69,7 @@ class TorchFile:
         self._weights = {name: x for name, x in self._mapping(self._stored).items() if isinstance(x, Tensor)}
         for name, x in self._weights.items():
             _check(path, name, x)
-        self.tensors = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in self._weights.items()}
+        self.tensors = {name: TensorInfo(tuple(x.shape), dtype_name(x)) for name, x in self._weights.items()}
         first: dict[Any, str] = {}
         owners = {name: first.setdefault(_storage(x), name) for name, x in self._weights.items()}
         self.tied = {name: owner for name, owner in owners.items() if owner != name}
@@ -77,7 +79,7 @@ class TorchFile:
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """Read one tensor; floats that NumPy lacks come as float32."""
         x = self._weights[name].detach()
-        x = x.float() if x.is_floating_point() and _dtype(x) not in ("float16", "float32", "float64") else x
+        x = x.float() if is_narrow(dtype_name(x)) and x.dtype is not torch.float16 else x
         return np.array(x.numpy(), order="C")
 
     def write(self, path: Path, tensor: NewValues) -> None:
@@ -164,10 +166,6 @@ def _check(path: Path, name: Any, x: Tensor) -> None:
             f"{path}: tensor {name!r} has more entries than the file has numbers for it; save x.clone() of a tensor "
             f"that was expanded"
         )
-
-
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
 
 
 def _storage(x: Tensor) -> Any:

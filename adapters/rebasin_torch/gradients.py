@@ -2,18 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rebasin_core.backends.optimizers import SGD, Optimizer, parameter_groups
-from rebasin_core.errors import NonFiniteError, SettingError
+from rebasin_core.backends.optimizers import SGD, Optimizer
+from rebasin_core.errors import SettingError
 from rebasin_torch.dynamo import not_compiled
-from rebasin_torch.values import NARROW
 
-__all__ = ["custom_vjp", "minimise", "value_and_grad"]
+__all__ = ["TorchStepper", "custom_vjp", "value_and_grad"]
 
 
 def custom_vjp(primal: Callable[..., Tensor], vjp: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
@@ -80,92 +78,48 @@ def value_and_grad(fun: Callable[[Any], Tensor], x: dict[str, Tensor]) -> tuple[
     return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 
-def _at(fun: Callable[[dict[str, Tensor], int], Tensor], step: int, x: dict[str, Tensor]) -> Tensor:
-    return fun(x, step)
-
-
 def _leaf(values: Tensor) -> Tensor:
     values = values.detach()
     return (values.clone() if values.is_inference() else values).requires_grad_()
 
 
-def minimise(
-    fun: Callable[[dict[str, Tensor], int], Tensor],
-    x: dict[str, Tensor],
-    optimizer: Optimizer | Mapping[str, Optimizer],
-    num_steps: int,
-    callback: Callable[[int, float, dict[str, Tensor]], bool],
-) -> dict[str, Tensor]:
-    """Minimise ``fun(x, step)`` with ``torch.optim``, until `callback` returns True; see `Backend.minimise`.
+class TorchStepper:
+    """`rebasin_core.backends.protocol.Stepper` by ``torch.optim``."""
 
-    `fun` and `callback` see variables of the dtypes that came. Half-precision ones are kept in float32 between steps,
-    in which a step that is small beside its variable still counts.
+    def __init__(self, optimizer: Optimizer, variables: Mapping[str, Tensor]) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            self._variables = {name: values.detach().clone() for name, values in variables.items()}
+        self._settings, self._optimizer = optimizer, _optimizer(optimizer, list(self._variables.values()))
 
-    Raises
-    ------
-    SettingError
-        There is no variable, or one has no optimiser.
-    NonFiniteError
-        The value or a gradient is not finite; the message names the step.
-    """
-    groups = parameter_groups(optimizer, x)
-    with torch.inference_mode(False), torch.enable_grad():
-        variables = {
-            name: values.detach().clone().to(torch.float32 if values.dtype in NARROW else values.dtype)
-            for name, values in x.items()
-        }
-        steps = [_stepper(chosen, [variables[name] for name in names]) for chosen, names in groups]
+    def read(self) -> dict[str, Tensor]:
+        """Return copies of the variables."""
+        return {name: values.clone() for name, values in self._variables.items()}
 
-    def shown() -> dict[str, Tensor]:
-        return {name: values.to(x[name].dtype, copy=True) for name, values in variables.items()}
-
-    for step in range(num_steps):
-        here = shown()
-        value, gradients = value_and_grad(partial(_at, fun, step), here)
-        _check_finite(value, gradients, step)
-        if callback(step, float(value), here):
-            return here
-        for name, values in variables.items():
-            values.grad = gradients[name].to(values.dtype)
-        for move in steps:
-            move()
-    return shown()
+    def update(self, gradients: Mapping[str, Tensor]) -> None:
+        """Make one step."""
+        for name, values in self._variables.items():
+            values.grad = gradients[name]
+        if isinstance(self._settings, SGD):
+            _clip(self._settings, list(self._variables.values()))
+        self._optimizer.step()
 
 
-def _stepper(optimizer: Optimizer, variables: list[Tensor]) -> Callable[[], Any]:
-    """Return what makes one step of a parameter group, whose gradients are in ``.grad``."""
+def _optimizer(optimizer: Optimizer, variables: list[Tensor]) -> torch.optim.Optimizer:
+    rate = optimizer.learning_rate
     if isinstance(optimizer, SGD):
-        sgd = torch.optim.SGD(variables, lr=optimizer.learning_rate, momentum=optimizer.momentum)
-        longest, largest = optimizer.clip, optimizer.clip_value
-        if longest is None and largest is None:
-            return sgd.step
-
-        def clipped() -> None:
-            if largest is not None:
-                torch.nn.utils.clip_grad_value_(variables, largest)
-            if longest is not None:
-                torch.nn.utils.clip_grad_norm_(variables, longest)
-            sgd.step()
-
-        return clipped
+        return torch.optim.SGD(variables, lr=rate, momentum=optimizer.momentum)
     if optimizer.weight_decay:
-        decay = optimizer.weight_decay
-        return torch.optim.AdamW(variables, lr=optimizer.learning_rate, weight_decay=decay).step
-    return torch.optim.Adam(variables, lr=optimizer.learning_rate).step
+        return torch.optim.AdamW(variables, lr=rate, weight_decay=optimizer.weight_decay)
+    return torch.optim.Adam(variables, lr=rate)
 
 
-def _check_finite(value: Tensor, gradients: dict[str, Tensor], step: int) -> None:
-    # One answer for all of them: a single wait for the device.
-    finite = torch.stack([torch.isfinite(x).all() for x in (value, *gradients.values())])
-    if bool(finite.all()):
+def _clip(sgd: SGD, variables: list[Tensor]) -> None:
+    if sgd.clip is None and sgd.clip_value is None:
         return
-    if not bool(torch.isfinite(value)):
-        raise NonFiniteError(
-            f"The loss is {float(value)} at step {step}; expected a finite number. Lower the learning rate, or rescale "
-            f"the loss."
-        )
-    name = next(name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all()))
-    raise NonFiniteError(
-        f"The gradient of {name!r} holds NaN or infinity at step {step}; expected finite numbers. Lower the learning "
-        f"rate, or look for a division by zero or a logarithm of zero in the loss."
-    )
+    for values in variables:
+        # torch clips in place, and the gradients of two variables may be one tensor, or one number that is repeated.
+        values.grad = None if values.grad is None else values.grad.clone()
+    if sgd.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(variables, sgd.clip_value)
+    if sgd.clip is not None:
+        torch.nn.utils.clip_grad_norm_(variables, sgd.clip)

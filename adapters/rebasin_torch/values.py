@@ -7,14 +7,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["NARROW", "can_be_read", "to_host"]
+from rebasin_core.backends.dtypes import is_narrow
 
-NARROW = frozenset(
-    kind
-    for name in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-    if (kind := getattr(torch, name, None)) is not None
-)
-"""Floating dtypes in which sums and small steps get lost."""
+__all__ = ["can_be_read", "dtype_name", "to_host"]
 
 
 def can_be_read(x: Tensor) -> bool:
@@ -30,9 +25,14 @@ def can_be_read(x: Tensor) -> bool:
     )
 
 
+def dtype_name(x: Tensor) -> str:
+    """Name of the dtype, without the module."""
+    return str(x.dtype).removeprefix("torch.")
+
+
 def to_host(x: Tensor) -> np.ndarray[Any, Any]:
     """Copy values to a NumPy array that shares no memory with the tensor; narrow floats NumPy lacks as float32."""
     x = x.detach()
-    if x.dtype in NARROW and x.dtype is not torch.float16:
+    if is_narrow(dtype_name(x)) and x.dtype is not torch.float16:
         x = x.float()
     return np.array(x.numpy(force=True))

@@ -43,15 +43,15 @@ def get_backend(*arrays: Any) -> Backend:
     'numpy'
     """
     if not arrays:
-        raise UnsupportedArrayError("get_backend() got no array; pass at least one, such as get_backend(logits).")
+        raise UnsupportedArrayError("get_backend() got no array; pass at least one, such as get_backend(logits)")
     first, *others = arrays
     backend = _backend_of_type(type(first))
     for other in others:
         found = _backend_of_type(type(other))
         if found is not backend:
             raise UnsupportedArrayError(
-                f"The arrays belong to two frameworks: {_describe(type(first))} ({backend.name}) and "
-                f"{_describe(type(other))} ({found.name}). Convert them to one framework first."
+                f"the arrays belong to two frameworks: {_describe(type(first))} ({backend.name}) and "
+                f"{_describe(type(other))} ({found.name}). Convert them to one framework first"
             )
     return backend
 
@@ -75,9 +75,9 @@ def _backend_of_type(kind: type) -> Backend:
     backend = _REGISTRY.find(kind)
     if backend is None:
         raise UnsupportedArrayError(
-            f"Expected an array of NumPy, autograd or a framework with a registered backend, got {_describe(kind)}. "
+            f"expected an array of NumPy, autograd or a framework with a registered backend, got {_describe(kind)}. "
             "Convert lists and numbers with np.asarray(..., dtype=float); for another framework, install its backend "
-            "or call rebasin_core.register_backend()."
+            "or call rebasin_core.register_backend()"
         )
     return backend
 

@@ -4,7 +4,7 @@ Autograd's own derivatives of ``where``, ``maximum``, ``minimum`` and ``max`` pr
 that of ``where`` forgets to undo broadcasting; these four are registered anew here, so that gradients keep the dtype.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import autograd
@@ -15,9 +15,9 @@ from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval
 from scipy.linalg.lapack import get_lapack_funcs
 
-from rebasin_core.backends.autograd_descent import minimise
+from rebasin_core.backends.autograd_descent import AutogradStepper
 from rebasin_core.backends.optimizers import Optimizer
-from rebasin_core.backends.protocol import Array, Axis, DtypeName
+from rebasin_core.backends.protocol import Array, Axis, DtypeName, Stepper
 
 __all__ = ["AutogradBackend"]
 
@@ -26,7 +26,7 @@ class AutogradBackend:
     """`Backend` for NumPy arrays and the boxes that autograd traces them in."""
 
     name = "numpy"
-    vectorises = False
+    vectorizes = False
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:
@@ -191,7 +191,7 @@ class AutogradBackend:
         return if_true(operand) if predicate else if_false(operand)
 
     def vmap(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
-        """Loop: NumPy has no vectorising transformation."""
+        """Loop: NumPy has no vectorizing transformation."""
         count = len(next(iter(x.values())))
         return self.stack([fun({name: values[i] for name, values in x.items()}) for i in range(count)])
 
@@ -221,16 +221,9 @@ class AutogradBackend:
         value, gradient = autograd.value_and_grad(fun)(x)
         return float(value), gradient
 
-    def minimise(
-        self,
-        fun: Callable[[dict[str, Array], int], Array],
-        x: dict[str, Array],
-        optimizer: Optimizer | Mapping[str, Optimizer],
-        num_steps: int,
-        callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> dict[str, Array]:
-        """Minimise in float64 with ``autograd.misc.optimizers.adam`` and plain steps; variables keep their dtype."""
-        return minimise(self.value_and_grad, fun, x, optimizer, num_steps, callback)
+    def stepper(self, optimizer: Optimizer, variables: dict[str, Array]) -> Stepper:
+        """Adam and SGD in float64."""
+        return AutogradStepper(optimizer, variables)
 
 
 def _values(x: Array) -> Array:

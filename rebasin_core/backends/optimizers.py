@@ -1,7 +1,7 @@
-"""What a gradient is followed with: the optimisers that every framework has, by their settings.
+"""Settings of the optimizers that every framework has, and how variables with the same settings form a group.
 
-A backend runs the framework's own (`rebasin_core.backends.protocol.Backend.minimise`); here is what they are told, and
-how variables that are told the same form a parameter group.
+A backend runs the framework's own (`rebasin_core.backends.protocol.Backend.stepper`), in the loop of
+`rebasin_core.backends.descent.minimize`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -71,7 +71,7 @@ class SGD:
         Share of the last velocity that goes into the next, ``v = momentum v + g``, ``x = x - learning_rate v``; at
         least 0 and below 1, dimensionless.
     clip : float, optional
-        Largest Euclidean norm of the gradient of all variables that this optimiser drives, taken together; a longer
+        Largest Euclidean norm of the gradient of all variables that this optimizer drives, taken together; a longer
         one is shortened to it before it enters the velocity. Default: no limit.
     clip_value : float, optional
         Largest size of a single entry of the gradient; a larger one is cut to it, before `clip` is looked at. Unlike a
@@ -97,9 +97,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         positive(learning_rate=self.learning_rate)
-        not_negative(momentum=self.momentum)
-        if self.momentum >= 1:
-            raise SettingError(f"expected momentum as a number of at least 0 and below 1, got {self.momentum!r}")
+        not_negative(below=1, momentum=self.momentum)
         if self.clip is not None:
             positive(clip=self.clip)
         if self.clip_value is not None:
@@ -110,7 +108,7 @@ Optimizer: TypeAlias = Adam | SGD
 
 
 def check_optimizer(**optimizers: Any) -> None:
-    """Raise `SettingError` unless every argument is an optimiser of this module."""
+    """Raise `SettingError` unless every argument is an optimizer of this module."""
     for name, optimizer in optimizers.items():
         if not isinstance(optimizer, (Adam, SGD)):
             raise SettingError(
@@ -122,7 +120,7 @@ def check_optimizer(**optimizers: Any) -> None:
 def parameter_groups(
     optimizer: Optimizer | Mapping[str, Optimizer], names: Iterable[str]
 ) -> list[tuple[Optimizer, list[str]]]:
-    """Sort variables by the optimiser that drives them; those whose optimisers are equal form one group.
+    """Sort variables by the optimizer that drives them; those whose optimizers are equal form one group.
 
     Parameters
     ----------
@@ -134,7 +132,7 @@ def parameter_groups(
     Raises
     ------
     SettingError
-        There is no variable, one has no optimiser, an optimiser drives none, or something else came.
+        There is no variable, one has no optimizer, an optimizer drives none, or something else came.
 
     Examples
     --------
@@ -144,12 +142,12 @@ def parameter_groups(
     """
     variables = list(names)
     if not variables:
-        raise SettingError("there is no variable to optimise; pass at least one")
+        raise SettingError("there is no variable to optimize; pass at least one")
     chosen = dict(optimizer) if isinstance(optimizer, Mapping) else dict.fromkeys(variables, optimizer)
     for name in (*variables, *chosen):
         if name not in chosen or name not in variables:
-            lacking = "variable has no optimiser" if name not in chosen else "optimiser has no variable"
-            raise SettingError(f"the {lacking}: {name!r}; a mapping names an optimiser for every variable, and no more")
+            lacking = "variable has no optimizer" if name not in chosen else "optimizer has no variable"
+            raise SettingError(f"the {lacking}: {name!r}; a mapping names an optimizer for every variable, and no more")
     groups: dict[Optimizer, list[str]] = {}
     for name in variables:
         check_optimizer(optimizer=chosen[name])

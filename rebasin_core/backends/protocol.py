@@ -14,17 +14,17 @@ The arithmetic, comparison and logical operators of Python (``+ - * / < <= & | ~
 with Python floats, which never change the dtype of an array.
 
 Control flow that depends on data goes through `while_loop` and `cond`, so that the algorithms also run where the
-framework compiles them. `rebasin_core.sinkhorn` and `rebasin_core.symmetry.plan` are written against this page alone.
+framework compiles them. The rooms `sinkhorn_operator` and `symmetry` are written against this page alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from rebasin_core.backends.optimizers import Optimizer
 
-__all__ = ["Array", "Axis", "Backend", "DtypeName"]
+__all__ = ["Array", "Axis", "Backend", "DtypeName", "HasDeferredMix", "Stepper"]
 
 Array: TypeAlias = Any
 """An array of whichever framework the backend serves."""
@@ -36,16 +36,12 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 class Backend(Protocol):
-    """The operations the core needs; see the module's page for the laws they obey.
-
-    A backend may have one method more: ``deferred_mix(x, rows, columns, mix)`` stands for ``mix() = rows @ x @
-    columns.T``, the weight of a layer mixed along its outputs and its inputs (None: not along that axis), computed when
-    it is used, or never, where what goes in and out of the layer is mixed instead.
-    """
+    """The operations the core needs; see the module's page for the laws they obey."""
 
     name: str
-    vectorises: bool  # whether `vmap`, called eagerly, costs much less than a loop
     """Of the framework, as errors mention it."""
+    vectorizes: bool
+    """Whether `vmap`, called eagerly, costs much less than a loop."""
 
     def __hash__(self) -> int:
         """Backends are keys of caches; one object per framework makes identity enough."""
@@ -239,19 +235,34 @@ class Backend(Protocol):
         """Value and gradient of a scalar function of a dictionary of arrays."""
         ...
 
-    def minimise(
-        self,
-        fun: Callable[[dict[str, Array], int], Array],
-        x: dict[str, Array],
-        optimizer: Optimizer | Mapping[str, Optimizer],
-        num_steps: int,
-        callback: Callable[[int, float, dict[str, Array]], bool],
-    ) -> dict[str, Array]:
-        """Minimise ``fun(x, step)`` with the framework's own optimisers, and return the variables after the last step.
+    def stepper(self, optimizer: Optimizer, variables: dict[str, Array]) -> "Stepper":
+        """Return an optimizer of the framework's own at the start of a parameter group, whose arrays are left alone."""
+        ...
 
-        `optimizer` is one for all variables, or one per name; variables whose optimisers are equal form one parameter
-        group, over which a gradient is clipped. `callback` receives the step, the value and the variables *before* the
-        step's update, and ends the run by returning ``True``; these variables are then what is returned. Half-precision
-        variables are kept in float32 between steps. Raises `NonFiniteError` when the value or a gradient is not finite.
+
+class Stepper(Protocol):
+    """An optimizer at work on the variables of one parameter group: all that `rebasin_core.backends.descent` asks for.
+
+    The loop, what it refuses and what it shows are the core's; a stepper need not look at values.
+    """
+
+    def read(self) -> dict[str, Array]:
+        """Return the variables as they are now, in arrays that no later update changes."""
+        ...
+
+    def update(self, gradients: dict[str, Array]) -> None:
+        """Make one step; there is a gradient of the dtype that the variable came with for every variable."""
+        ...
+
+
+@runtime_checkable
+class HasDeferredMix(Protocol):
+    """A backend that can put off mixing a weight, which a soft plan of a network that is computed once asks for."""
+
+    def deferred_mix(self, x: Array, rows: Array | None, columns: Array | None, mix: Callable[[], Array]) -> Array:
+        """Return what stands for ``mix() = rows @ x @ columns.T``, a layer's weight mixed along its outputs and inputs.
+
+        None stands for an axis that is not mixed. It is computed when it is used, or never, where what goes in and out
+        of the layer is mixed instead.
         """
         ...

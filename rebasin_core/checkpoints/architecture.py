@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.checkpoints.axes_file import read_axes
 from rebasin_core.checkpoints.example_inputs import drawn_inputs
 from rebasin_core.checkpoints.files import Checkpoint
@@ -219,7 +220,7 @@ def _still(params: Mapping[str, Any]) -> dict[str, AxesSpec]:
 def _check_fits(file: Checkpoint, model: Model, names: Mapping[str, str], origin: str) -> None:
     faults = []
     wanted = {names[name]: tuple(x.shape) for name, x in model.params.items()}
-    floating = {names[name]: "float" in model.backend.dtype(x) for name, x in model.params.items()}
+    floating = {names[name]: is_floating(model.backend.dtype(x)) for name, x in model.params.items()}
     missing = [name for name in wanted if name not in file.tensors]
     unexpected = [name for name in file.tensors if name not in wanted]
     if missing:
@@ -229,7 +230,7 @@ def _check_fits(file: Checkpoint, model: Model, names: Mapping[str, str], origin
     for name, info in file.tensors.items():
         if wanted.get(name, info.shape) != info.shape:
             faults.append(f"{name!r} has shape {info.shape} in the file and {wanted[name]} in the model")
-        elif floating.get(name, False) and "float" not in info.dtype:
+        elif floating.get(name, False) and not is_floating(info.dtype):
             faults.append(f"{name!r} holds {info.dtype} in the file and floating numbers in the model")
     if faults:
         more = [f"and {len(faults) - MOST_SHOWN} more"] if len(faults) > MOST_SHOWN else []
@@ -248,12 +249,8 @@ def _of_file(whole: PermutationGraph, file: Checkpoint, names: Mapping[str, str]
     for name in names:
         owners.setdefault(names[name], []).append(name)
     first = {name: owners[name][0] for name in file.tensors}
-    there = {owner: name for name, owner in first.items()}
     return replace(
-        whole,
-        axes={name: whole.axes[owner] for name, owner in first.items()},
-        shapes={name: whole.shapes[owner] for name, owner in first.items()},
-        pinned={(there[name], i): reason for (name, i), reason in whole.pinned.items() if name in there},
+        whole.rename(first),
         # A tied tensor counts under the one name that is left of it.
         buffers=frozenset(name for name in first if whole.buffers.issuperset(owners[name])),
     )
@@ -263,8 +260,6 @@ def _of_model(graph: PermutationGraph, names: Mapping[str, str]) -> PermutationG
     """The graph of the file under the names of the model; a tensor of several names is counted under the first."""
     seen = {names[name]: name for name in reversed(list(names))}
     return replace(
-        graph,
-        axes={name: graph.axes[names[name]] for name in names},
-        shapes={name: graph.shapes[names[name]] for name in names},
+        graph.rename(names),
         buffers=frozenset(name for name in names if names[name] in graph.buffers or seen[names[name]] != name),
     )

@@ -14,11 +14,9 @@ import numpy as np
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored, new_array
 from rebasin_core.errors import CheckpointError
 from rebasin_core.support.atomic import replacing
+from rebasin_core.support.chunks import CHUNK
 
 __all__ = ["NpzFile"]
-
-# Numbers, or bytes, that are copied or converted at once.
-CHUNK = 2**16
 
 # How many bytes deflate can make of one, and what a short member takes besides.
 MOST_PER_BYTE, SLACK = 1032, 1024

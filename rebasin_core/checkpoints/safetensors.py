@@ -20,14 +20,12 @@ from rebasin_core.checkpoints.bfloat16 import from_bfloat16, to_bfloat16
 from rebasin_core.checkpoints.files import NewValues, TensorInfo, like_stored, new_array
 from rebasin_core.errors import CheckpointError
 from rebasin_core.support.atomic import replacing
+from rebasin_core.support.chunks import CHUNK
 
 __all__ = ["SafetensorsFile", "header_of"]
 
 # The format's own limit: no header is longer.
 LONGEST_HEADER = 100_000_000
-
-# Numbers that are copied or converted at once.
-CHUNK = 2**16
 
 # Names of the format: those of everyone else, and how many bits a number takes.
 DTYPES = {

@@ -1,7 +1,7 @@
 """Weight matching of networks that lie in files, one tensor in memory at a time."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,8 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import all_finite
-from rebasin_core.backends.protocol import Backend
+from rebasin_core.backends.dtypes import all_finite, is_floating
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import check_graph, moved, read_wide
 from rebasin_core.models.model import check_same_shapes, not_finite
@@ -19,15 +18,13 @@ from rebasin_core.objectives.weights import L2
 from rebasin_core.solvers.lazy import LazyParams
 from rebasin_core.solvers.problem import Problem, check_floating
 from rebasin_core.solvers.weight_matching import WeightMatching
+from rebasin_core.support.chunks import CHUNK
 from rebasin_core.support.progress import check_flag
 from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 
 __all__ = ["FileMatch", "match_files", "write_permuted"]
-
-# Numbers that are added up at once.
-CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,9 @@ def match_files(
     check_graph(b, graph)
     for file in (a, b):
         _check_values(file)
-    counted = [name for name in graph.learned if "float" in a.tensors[name].dtype]
+    counted = [name for name in graph.learned if is_floating(a.tensors[name].dtype)]
     params_a, params_b = (cast(Params, LazyParams(partial(read_wide, file), graph, names=counted)) for file in (a, b))
-    problem = _FileProblem(graph, params_a, params_b, L2().on(graph), seed)
+    problem = Problem(graph, params_a, params_b, replace(L2().on(graph), value=_distance), seed)
     for name in problem.learned:
         check_floating(name, b.tensors[name].dtype)
     found = WeightMatching().solve(problem, progress)
@@ -149,21 +146,9 @@ def write_permuted(file: Checkpoint, plan: Plan, graph: PermutationGraph, path: 
     file.write(path, lambda name: None if moving.isdisjoint(graph.axes[name].groups) else tensor(name))
 
 
-@dataclass(frozen=True)
-class _FileProblem(Problem):
-    """A problem whose parameters are `LazyParams`, which weight matching reads like a dictionary."""
-
-    def __post_init__(self) -> None:
-        """Leave the dtypes to the caller, who knows them without reading."""
-
-    @property
-    def backend(self) -> Backend:
-        return get_backend(np.empty(0))
-
-    def judge(self, plan: Plan) -> float:
-        """Squared distance of the weights, parameter by parameter."""
-        b = cast(LazyParams, self.params_b).at(plan)
-        return sum(_squared_distance(x, b[name]) for name, x in self.params_a.items())
+def _distance(params_a: Params, params_b: Params, sample: object) -> float:
+    """`L2`, one parameter in memory at a time."""
+    return sum(_squared_distance(x, params_b[name]) for name, x in params_a.items())
 
 
 def _squared_distance(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
@@ -176,7 +161,7 @@ def _squared_distance(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float
 
 def _check_values(file: Checkpoint) -> None:
     for name, info in file.tensors.items():
-        if "float" in info.dtype:
+        if is_floating(info.dtype):
             x = file.read(name)
             if not all_finite(get_backend(x), x):
                 raise not_finite(name, str(file.path))

@@ -6,20 +6,19 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.dtypes import widened
+from rebasin_core.backends.dtypes import is_inexact, widened
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.errors import SettingError, SpecError
+from rebasin_core.line.mean import between, steps
 from rebasin_core.models.model import check_same_shapes
 from rebasin_core.solvers.lazy import reorder
+from rebasin_core.support.chunks import CHUNK
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan, check_fits
 
 __all__ = ["averaged", "check_graph", "moved", "read_wide"]
 
 Tensor = Callable[[str], np.ndarray[Any, Any]]
-
-# Numbers that are added up at once.
-CHUNK = 2**16
 
 
 def moved(file: Checkpoint, plan: Plan, graph: PermutationGraph) -> Tensor:
@@ -40,7 +39,7 @@ def averaged(
 ) -> Tensor:
     """Return ``tensor(name)``: the weighted mean of networks in files, each permuted by a plan.
 
-    There are never more tensors in memory than two. Half precision is added up in float32.
+    The same mean as `rebasin_core.merge`'s, of never more tensors in memory than two.
 
     Parameters
     ----------
@@ -49,8 +48,8 @@ def averaged(
     plans : sequence of Plan
         One per file; the identity for the one whose order the others take.
     weights : sequence of float
-        What each counts; they sum to 1. ``(1 - t, t)`` is the place t on the line between two. Tensors of whole numbers
-        (counters) are those of the first.
+        What each counts; they sum to 1. ``(1 - t, t)`` is the place t on the line between two. Tensors that have no
+        mean (`rebasin_core.backends.dtypes.is_inexact`) are those of the first.
     graph : PermutationGraph
         Of all of them.
 
@@ -87,12 +86,12 @@ def averaged(
     check_graph(files[0], graph)
 
     def tensor(name: str) -> np.ndarray[Any, Any]:
-        if "float" not in files[0].tensors[name].dtype:
+        if not is_inexact(files[0].tensors[name].dtype):
             return reorder(files[0].read(name), name, plans[0], graph)
-        total = reorder(read_wide(files[0], name), name, plans[0], graph)
-        total *= weights[0]
-        for file, plan, weight in list(zip(files, plans, weights, strict=True))[1:]:
-            _add(total.reshape(-1), reorder(read_wide(file, name), name, plan, graph).reshape(-1), weight)
+        (first, _), *others = steps(weights)
+        total = reorder(read_wide(files[first], name), name, plans[first], graph)
+        for i, step in others:
+            _go(total.reshape(-1), reorder(read_wide(files[i], name), name, plans[i], graph).reshape(-1), step)
         return total
 
     return tensor
@@ -121,6 +120,8 @@ def check_graph(file: Checkpoint, graph: PermutationGraph) -> None:
             )
 
 
-def _add(total: np.ndarray[Any, Any], x: np.ndarray[Any, Any], weight: float) -> None:
+def _go(total: np.ndarray[Any, Any], x: np.ndarray[Any, Any], step: float) -> None:
+    """Move the mean so far towards a network, in place."""
     for start in range(0, total.size, CHUNK):
-        total[start : start + CHUNK] += weight * x[start : start + CHUNK]
+        part = slice(start, start + CHUNK)
+        total[part] = between(total[part], x[part], step)

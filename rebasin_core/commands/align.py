@@ -7,8 +7,8 @@ import typer
 
 from rebasin_core.checkpoints.streaming import write_permuted
 from rebasin_core.commands import options
-from rebasin_core.commands.data import read_data
-from rebasin_core.commands.matching import Search, architecture_of, matched
+from rebasin_core.commands.data_source import read_data
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_absent, check_checkpoint_out, opened
 from rebasin_core.commands.reporting import reporting
@@ -48,7 +48,7 @@ def align(
         check_absent(plan_out, force)
         source = read_data(data, batch_size)
         architecture = architecture_of(first, options.source(axes, model, kwargs, inputs), source)
-        match = matched(architecture, (first, second), Search(solver, objective, source, loss, seed))
+        match = match_pair(architecture, (first, second), SearchOptions(solver, objective, source, loss, seed))
         plan = match.plans[1]
         write_permuted(second, plan, architecture.graph, out)
         report.say(str(match))

@@ -1,5 +1,6 @@
 """``rebasin barrier``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,11 +8,11 @@ import typer
 
 from rebasin_core.checkpoints.values import moved
 from rebasin_core.commands import options
-from rebasin_core.commands.data import loss_named, metric_named, read_data
-from rebasin_core.commands.matching import Search, architecture_of, matched
+from rebasin_core.commands.data_source import DataSource, loss_named, metric_named, read_data
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_picture_out, opened
-from rebasin_core.commands.reporting import reporting
+from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
 from rebasin_core.line.curve import Curve, connectivity
 from rebasin_core.line.plotting import plot_curves, save_figure
@@ -68,38 +69,45 @@ def barrier(
         model_a, model_b = architecture.load(first), architecture.load(second)
         ends = {"as they are": model_b}
         if align:
-            match = matched(architecture, (first, second), Search(solver, objective, source, loss, seed))
+            match = match_pair(architecture, (first, second), SearchOptions(solver, objective, source, loss, seed))
             ends["aligned"] = architecture.filled(moved(second, match.plans[1], architecture.graph))
             report.say(str(match))
             report.facts["match"] = match.facts()
-        network = open_model(model_a)
-        curves = {
-            name: connectivity(
-                model_a,
-                end,
-                loss_named(loss, network),
-                source.for_measuring(network),
-                lambdas,
-                metrics={} if metric is None else {metric: metric_named(metric, network)},
-                reestimate=source.for_training(network) if reestimate else None,
-                progress=True,
-            )
-            for name, end in ends.items()
-        }
-        report.facts |= {name: _facts(curve) for name, curve in curves.items()}
-        names = ["loss", *([] if metric is None else [metric])]
-        report.table(
-            f"from {first.path} to {second.path}",
-            ("", "barrier", "area", *(f"{name} at {end}" for name in names for end in ("A", "middle", "B"))),
-            [
-                (row, *(f"{x:.4f}" for x in (curve.barrier, curve.auc, *_ends_and_middle(curve, names))))
-                for row, curve in curves.items()
-            ],
-        )
+        statistics = source if reestimate else None
+        curves = {name: _measure(model_a, end, source, statistics, loss, metric, lambdas) for name, end in ends.items()}
+        _tell(report, f"from {first.path} to {second.path}", curves, metric)
         if plot is not None:
             save_figure(plot_curves(curves), plot)
             report.say(f"wrote {plot}")
             report.facts["plot"] = str(plot)
+
+
+def _measure(
+    a: Any, b: Any, data: DataSource, statistics: DataSource | None, loss: str | None, metric: str | None, lambdas: int
+) -> Curve:
+    network = open_model(a)
+    return connectivity(
+        a,
+        b,
+        loss_named(loss, network),
+        data.for_measuring(network),
+        lambdas,
+        metrics={} if metric is None else {metric: metric_named(metric, network)},
+        reestimate=None if statistics is None else statistics.for_training(network),
+    )
+
+
+def _tell(report: Report, title: str, curves: Mapping[str, Curve], metric: str | None) -> None:
+    report.facts |= {name: _facts(curve) for name, curve in curves.items()}
+    names = ["loss", *([] if metric is None else [metric])]
+    report.table(
+        title,
+        ("", "barrier", "area", *(f"{name} at {end}" for name in names for end in ("A", "middle", "B"))),
+        [
+            (row, *(f"{x:.4f}" for x in (curve.barrier, curve.auc, *_ends_and_middle(curve, names))))
+            for row, curve in curves.items()
+        ],
+    )
 
 
 def _ends_and_middle(curve: Curve, names: list[str]) -> list[float]:

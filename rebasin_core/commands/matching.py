@@ -6,31 +6,24 @@ from typing import Any
 
 import typer
 
-from rebasin_core import objectives, solvers
-from rebasin_core.alignment import align, verified
+from rebasin_core.alignment import align
 from rebasin_core.checkpoints.architecture import Architecture, Source, find_architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.streaming import match_files
-from rebasin_core.commands.data import DataSource, loss_named
-from rebasin_core.commands.options import ObjectiveName, SolverName
+from rebasin_core.commands.data_source import DataSource, loss_named
 from rebasin_core.errors import SettingError
 from rebasin_core.merging.many import align_many
 from rebasin_core.models.model import open_model
+from rebasin_core.objectives.resolve import OBJECTIVES, ObjectiveName, needed_settings
+from rebasin_core.solvers.resolve import SolverName
+from rebasin_core.solvers.watch import pass_on_interruption
 from rebasin_core.symmetry.plan import Plan
 
-__all__ = ["Match", "Search", "architecture_of", "matched", "matched_together"]
-
-SOLVERS = {
-    SolverName.WEIGHT_MATCHING: solvers.WeightMatching,
-    SolverName.SINKHORN: solvers.Sinkhorn,
-    SolverName.FRANK_WOLFE: solvers.FrankWolfe,
-    SolverName.STRAIGHT_THROUGH: solvers.StraightThrough,
-    SolverName.ACTIVATION_MATCHING: solvers.ActivationMatching,
-}
+__all__ = ["Match", "SearchOptions", "architecture_of", "match_all", "match_pair"]
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchOptions:
     """How to look for a plan: solver, objective, and what the objective needs."""
 
     solver: SolverName
@@ -41,7 +34,7 @@ class Search:
 
     def check(self, architecture: Architecture) -> None:
         """Raise where the objective needs what is not there."""
-        if self.objective in (ObjectiveName.L2, ObjectiveName.COSINE):
+        if not needed_settings(self.objective):
             return
         if architecture.model is None:
             raise SettingError(
@@ -57,21 +50,15 @@ class Search:
 
     def make_objective(self, model: Any) -> Any:
         """The objective, for networks such as this one."""
-        if self.objective is ObjectiveName.L2:
-            return objectives.L2()
-        if self.objective is ObjectiveName.COSINE:
-            return objectives.Cosine()
+        needed = needed_settings(self.objective)
+        if not needed:
+            return OBJECTIVES[self.objective]()
         opened = open_model(model)
         assert self.data is not None
-        batches = self.data.for_training(opened)
-        if self.objective is ObjectiveName.ACTIVATIONS:
-            return objectives.Activations(batches)
-        kind = objectives.Midpoint if self.objective is ObjectiveName.MIDPOINT else objectives.RandomPoint
-        return kind(loss_named(self.loss, opened), batches)
-
-    def make_solver(self) -> Any:
-        """The solver, with its defaults."""
-        return SOLVERS[self.solver]()
+        given: dict[str, Any] = {"data": self.data.for_training(opened)}
+        if "loss" in needed:
+            given["loss"] = loss_named(self.loss, opened)
+        return OBJECTIVES[self.objective](**given)
 
 
 @dataclass(frozen=True)
@@ -127,12 +114,13 @@ def architecture_of(file: Checkpoint, source: Source, data: DataSource | None = 
     return found
 
 
-def matched(architecture: Architecture, files: Sequence[Checkpoint], search: Search) -> Match:
+def match_pair(architecture: Architecture, files: Sequence[Checkpoint], search: SearchOptions) -> Match:
     """Find the plan that carries the second of two files to the first; without a model, tensor by tensor from them."""
     first, second = files
     search.check(architecture)
     if architecture.model is None and search.matches_weights:
         found = match_files(first, second, architecture.graph, seed=search.seed)
+        pass_on_interruption(found.stop_reason)
         plans = (Plan.identity(architecture.graph), found.plan)
         return Match(plans, found.initial_distance, found.distance, "weight matching on L2", None, found.seconds)
     a, b = architecture.load(first), architecture.load(second)
@@ -142,16 +130,21 @@ def matched(architecture: Architecture, files: Sequence[Checkpoint], search: Sea
         *architecture.inputs,
         graph=architecture.whole or architecture.graph,
         objective=search.make_objective(b),
-        solver=search.make_solver(),
+        solver=search.solver,
         seed=search.seed,
     )
+    pass_on_interruption(result.stop_reason)
     measure = f"{result.solver_name} on {result.objective_name}"
     plans = (Plan.identity(architecture.graph), result.plan)
     return Match(plans, result.initial_objective, result.objective, measure, result.error, result.seconds)
 
 
-def matched_together(
-    architecture: Architecture, files: Sequence[Checkpoint], search: Search, method: str, weights: Sequence[float]
+def match_all(
+    architecture: Architecture,
+    files: Sequence[Checkpoint],
+    search: SearchOptions,
+    method: str,
+    weights: Sequence[float] | None,
 ) -> Match:
     """Find plans that carry every file to the first, in one common order."""
     search.check(architecture)
@@ -165,20 +158,19 @@ def matched_together(
         weights=weights,
         graph=architecture.whole or architecture.graph,
         objective=search.make_objective(models[0]),
-        solver=search.make_solver(),
+        solver=search.solver,
         seed=search.seed,
     )
-    networks = zip(models[1:], found.models[1:], strict=True)
-    errors = [verified(open_model(b), open_model(moved).params, architecture.inputs) for b, moved in networks]
-    known = [error for error in errors if error is not None]
-    difference = max(known) if len(known) == len(errors) else None
     measure = f"{len(files)} networks, {method}: spread"
-    return Match(found.plans, found.initial_spread, found.spread, measure, difference, found.seconds)
+    return Match(found.plans, found.initial_spread, found.spread, measure, found.error, found.seconds)
 
 
-def _star(architecture: Architecture, files: Sequence[Checkpoint], search: Search) -> Match:
+def _star(architecture: Architecture, files: Sequence[Checkpoint], search: SearchOptions) -> Match:
     graph = architecture.graph
-    found = [match_files(files[0], file, graph, seed=search.seed) for file in files[1:]]
+    found = []
+    for file in files[1:]:
+        found.append(match_files(files[0], file, graph, seed=search.seed))
+        pass_on_interruption(found[-1].stop_reason)
     plans = (Plan.identity(graph), *(match.plan for match in found))
     before, after = (sum(getattr(match, name) for match in found) for name in ("initial_distance", "distance"))
     measure = f"{len(files)} networks, star: squared distances to the first"

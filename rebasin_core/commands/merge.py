@@ -1,6 +1,7 @@
 """``rebasin merge``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,16 +11,17 @@ import typer
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.checkpoints.architecture import Architecture
+from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import averaged, moved
 from rebasin_core.commands import options
-from rebasin_core.commands.data import DataSource, loss_named, metric_named, read_data
-from rebasin_core.commands.matching import Search, architecture_of, matched, matched_together
+from rebasin_core.commands.data_source import DataSource, loss_named, metric_named, read_data
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_all, match_pair
 from rebasin_core.commands.measuring import measured
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import check_checkpoint_out, opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
-from rebasin_core.line.mean import as_place, as_weights
+from rebasin_core.line.mean import as_shares
 from rebasin_core.line.reestimation import reestimated
 from rebasin_core.line.repairing import repaired
 from rebasin_core.models.model import Model, open_model
@@ -93,7 +95,7 @@ def merge(
 
     With a model and --data, the accuracies before and after are printed as well.
     """
-    shares = _shares(len(files), t, weights)
+    shares = _read_shares(len(files), t, weights)
     for wanted, flag in ((reestimate, "--reestimate"), (repair, "--repair")):
         if wanted and data is None:
             raise typer.BadParameter("it needs --data to measure on", param_hint=flag)
@@ -104,26 +106,20 @@ def merge(
         architecture = architecture_of(checkpoints[0], options.source(axes, model, kwargs, inputs), source)
         if source is not None and architecture.model is None:
             raise SettingError("--data: axes alone do not say how to compute with the network; pass --model")
-        search = Search(solver, objective, source, loss, seed)
+        search = SearchOptions(solver, objective, source, loss, seed)
         if len(files) == 2 and method is None:
-            match = matched(architecture, checkpoints, search)
+            match = match_pair(architecture, checkpoints, search)
         else:
-            together = str(method or MethodName.ITERATIVE)
-            match = matched_together(architecture, checkpoints, search, together, shares)
-        graph = architecture.graph
-        mean = averaged(checkpoints, match.plans, shares, graph)
-        stay = [Plan.identity(graph)] * len(files)
-        rows: dict[str, Read] = {str(file.path): file.read for file in checkpoints}
-        for name, tensor in (("average, not aligned", averaged(checkpoints, stay, shares, graph)), ("merged", mean)):
-            rows[name] = tensor
-            if reestimate and source is not None:
-                rows[f"{name}, {ANEW}"] = mean = _measured_anew(architecture, tensor, source)
-        if repair and source is not None:
-            ends = [moved(file, plan, graph) for file, plan in zip(checkpoints, match.plans, strict=True)]
-            rows["merged, repaired"] = mean = _repaired(architecture, mean, ends, shares, source)
+            counts = None if t is not None else shares  # two plans are as good wherever between them the mean lies
+            match = match_all(architecture, checkpoints, search, str(method or MethodName.ITERATIVE), counts)
+        mean = _Mean(architecture, checkpoints, shares, source if reestimate else None)
+        merged = mean.made("merged", match.plans, source if repair else None)
         if source is not None:
-            _tell(report, architecture, rows, source, loss, metric)
-        checkpoints[0].write(out, mean)
+            stay = [Plan.identity(architecture.graph)] * len(files)
+            before = {str(file.path): file.read for file in checkpoints} | mean.made("average, not aligned", stay)
+            _tell(report, architecture, before | merged, source, loss, metric)
+        *_, result = merged.values()
+        checkpoints[0].write(out, result)
         report.say(str(match))
         report.say(f"wrote {out}")
         report.facts |= {
@@ -134,23 +130,42 @@ def merge(
         }
 
 
-def _shares(count: int, t: float | None, weights: str | None) -> tuple[float, ...]:
+def _read_shares(count: int, t: float | None, weights: str | None) -> tuple[float, ...]:
     if count < 2:
         raise typer.BadParameter(f"expected two files or more, got {count}", param_hint="A B [C ...]")
-    if t is not None and (weights is not None or count > 2):
-        raise typer.BadParameter("it is a place between two files, and excludes --weights", param_hint="-t")
-    if weights is None:
-        if count > 2:
-            return as_weights(None, count)
-        place = as_place(0.5 if t is None else t)
-        return 1.0 - place, place
     try:
-        return as_weights([float(part) for part in weights.split(",")], count)
-    except ValueError:  # a part that is no number, or the library's own error
+        return as_shares(t, None if weights is None else weights.split(","), count)
+    except SettingError:
+        if t is not None:
+            raise typer.BadParameter(
+                "expected a finite number, a place between two files, and no --weights beside it", param_hint="-t"
+            ) from None
         raise typer.BadParameter(
             f"expected {count} positive numbers separated by commas, one per file; got {weights!r}",
             param_hint="--weights",
         ) from None
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """How networks in files are averaged."""
+
+    architecture: Architecture
+    files: Sequence[Checkpoint]
+    shares: tuple[float, ...]
+    reestimate: DataSource | None
+
+    def made(self, name: str, plans: Sequence[Plan], repair: DataSource | None = None) -> dict[str, Read]:
+        """The mean of the files, each permuted by a plan, and what the data then make of it; the last is the result."""
+        graph = self.architecture.graph
+        found = {name: averaged(self.files, plans, self.shares, graph)}
+        if self.reestimate is not None:
+            found[f"{name}, {ANEW}"] = _measured_anew(self.architecture, found[name], self.reestimate)
+        if repair is not None:
+            *_, last = found.values()
+            ends = [moved(file, plan, graph) for file, plan in zip(self.files, plans, strict=True)]
+            found[f"{name}, repaired"] = _repaired(self.architecture, last, ends, self.shares, repair)
+        return found
 
 
 def _measured_anew(architecture: Architecture, tensor: Read, data: DataSource) -> Read:

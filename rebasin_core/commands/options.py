@@ -1,13 +1,14 @@
 """Options that several commands share: one wording, one meaning."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rebasin_core.checkpoints.architecture import Source
+from rebasin_core.objectives.resolve import ObjectiveName
+from rebasin_core.solvers.resolve import SolverName
 
 __all__ = [
     "Axes",
@@ -34,26 +35,6 @@ __all__ = [
 ]
 
 ARCHITECTURE, DATA, SEARCH, OUTPUT = "Architecture", "Data", "Search", "Output"
-
-
-class SolverName(StrEnum):
-    """How the plan is searched."""
-
-    WEIGHT_MATCHING = "weight-matching"
-    SINKHORN = "sinkhorn"
-    FRANK_WOLFE = "frank-wolfe"
-    STRAIGHT_THROUGH = "straight-through"
-    ACTIVATION_MATCHING = "activation-matching"
-
-
-class ObjectiveName(StrEnum):
-    """What is minimised."""
-
-    L2 = "l2"
-    COSINE = "cosine"
-    ACTIVATIONS = "activations"
-    MIDPOINT = "midpoint"
-    RANDOM_POINT = "random-point"
 
 
 CHECKPOINT = "Checkpoint: .safetensors, .npz, .pt, .pth, .keras, or a folder with one."
@@ -107,7 +88,7 @@ Metric = Annotated[
 BatchSize = Annotated[int, typer.Option(help="Samples per batch of a file of data.", min=1, rich_help_panel=DATA)]
 SolverOption = Annotated[SolverName, typer.Option("--solver", help="How to search.", rich_help_panel=SEARCH)]
 ObjectiveOption = Annotated[
-    ObjectiveName, typer.Option("--objective", help="What to minimise.", rich_help_panel=SEARCH)
+    ObjectiveName, typer.Option("--objective", help="What to minimize.", rich_help_panel=SEARCH)
 ]
 Seed = Annotated[int, typer.Option(help="Of every random choice.", min=0, rich_help_panel=SEARCH)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.", rich_help_panel=OUTPUT)]

@@ -11,13 +11,13 @@ from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.values import moved
 from rebasin_core.commands import options
-from rebasin_core.commands.matching import Search, architecture_of, matched
+from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
 from rebasin_core.commands.paths import opened
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import EquivalenceError, SettingError
 from rebasin_core.models.model import open_pair
-from rebasin_core.verification import check_equivalent_params, gather_inputs
+from rebasin_core.verification import compare_functions, gather_inputs
 from rebasin_core.verification import verify as verify_graph
 
 __all__ = ["verify"]
@@ -70,19 +70,16 @@ def _verify_outputs(architecture: Architecture, first: Checkpoint, second: Check
     a, b = open_pair(architecture.load(first), architecture.load(second))
     inputs = gather_inputs(b, architecture.inputs)
     with a.keep_random_state(0):
-        difference, tolerance = check_equivalent_params(a.forward, a.params, b.params, inputs)
-    if not difference <= tolerance:
-        raise EquivalenceError(
-            f"{first.path} and {second.path} are different functions: their outputs differ by {difference:.1e}, "
-            f"relative; allowed {tolerance:.1e}"
-        )
-    report.facts |= {"same": True, "difference": difference, "tolerance": tolerance}
-    report.say(f"the same function: outputs differ by {difference:.1e}, relative; allowed {tolerance:.1e}")
+        found = compare_functions(a.forward, a.params, b.params, inputs)
+    if not found.is_rounding:
+        raise EquivalenceError(f"{first.path} and {second.path} are different functions: of their outputs, {found}")
+    report.facts |= {"same": True, "difference": found.error, "tolerance": found.tolerance}
+    report.say(f"the same function: {found}")
 
 
 def _verify_order(architecture: Architecture, first: Checkpoint, second: Checkpoint, seed: int, report: Report) -> None:
-    search = Search(SolverName.WEIGHT_MATCHING, ObjectiveName.L2, None, None, seed)
-    match = matched(architecture, (first, second), search)
+    search = SearchOptions(SolverName.WEIGHT_MATCHING, ObjectiveName.L2, None, None, seed)
+    match = match_pair(architecture, (first, second), search)
     there = moved(second, match.plans[1], architecture.graph)
     others = [name for name in first.tensors if not _equal(first.read(name), there(name), first, second, name)]
     if others:

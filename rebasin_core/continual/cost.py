@@ -16,7 +16,7 @@ from rebasin_core.continual.distillation import squared_distance
 from rebasin_core.continual.heads import pick
 from rebasin_core.continual.replay import Part
 from rebasin_core.errors import ShapeError, UnsupportedArrayError
-from rebasin_core.line.mean import lerp
+from rebasin_core.line.mean import lerp, mean
 from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
@@ -31,7 +31,8 @@ def middle(
     theta: Params, soft: SoftPlan, residual: Mapping[str, Array], graph: PermutationGraph, ties: Mapping[str, str]
 ) -> Params:
     """Parameters at ``(theta + pi_P(theta)) / 2 + delta``, the argument of the cost in Eq. 10."""
-    return _moved(theta, soft, residual, graph, ties, 0.5)
+    moved = soft.apply(theta, graph)
+    return _with_residual(theta, lerp(_changed(theta, moved), moved, 0.5), residual, ties)
 
 
 def merged(
@@ -62,21 +63,18 @@ def merged(
     keep : float, default 0.0
         Share of `theta` in the result, dimensionless.
     """
-    new = _moved(theta, plan, residual, graph, ties, alpha)
-    return lerp(new, theta, keep) if keep else new
+    moved = plan.apply(theta, graph)
+    new = _with_residual(theta, mean((_changed(theta, moved), moved), (1.0 - alpha, alpha)), residual, ties)
+    return mean((new, theta), (1.0 - keep, keep))
 
 
-def _moved(
-    theta: Params,
-    plan: Plan | SoftPlan,
-    residual: Mapping[str, Array],
-    graph: PermutationGraph,
-    ties: Mapping[str, str],
-    place: float,
-) -> Params:
-    there = plan.apply(theta, graph)
-    moving = {name: x for name, x in theta.items() if there[name] is not x}
-    new = {**theta, **lerp(moving, there, place)}
+def _changed(theta: Params, moved: Params) -> Params:
+    """The parameters that a plan has an action for."""
+    return {name: x for name, x in theta.items() if moved[name] is not x}
+
+
+def _with_residual(theta: Params, changed: Params, residual: Mapping[str, Array], ties: Mapping[str, str]) -> Params:
+    new = {**theta, **changed}
     new |= {name: new[name] + delta for name, delta in residual.items()}
     return with_ties(new, ties)
 

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from rebasin_core.backends.protocol import Array
+from rebasin_core.line.mean import between
 from rebasin_core.support.progress import Progress
 
 __all__ = ["Course"]
 
 
 class Course:
-    """What a `callback` of `Backend.minimise` sees go by.
+    """What a `callback` of `rebasin_core.backends.descent.minimize` sees go by.
 
     Parameters
     ----------
@@ -46,8 +47,7 @@ class Course:
         if iterate >= max(self._first, 1):
             self._count += 1
             self._mean = {
-                # In this form, the error does not grow with the number of iterates.
-                name: x if self._count == 1 else self._mean[name] + (x - self._mean[name]) / self._count
+                name: x if self._count == 1 else between(self._mean[name], x, 1.0 / self._count)
                 for name, x in variables.items()
             }
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.protocol import Array
 from rebasin_core.backends.scalars import as_number
 from rebasin_core.continual.cost import Params
 from rebasin_core.continual.course import Course
-from rebasin_core.continual.data import TaskData
 from rebasin_core.continual.heads import check_classes, check_task, pick
 from rebasin_core.continual.learning import Network, rebase, train
 from rebasin_core.continual.memory import Head, Picker, TaskMemory
@@ -20,6 +20,7 @@ from rebasin_core.continual.nested import map_leaves
 from rebasin_core.continual.replay import Replay
 from rebasin_core.continual.report import TaskReport
 from rebasin_core.continual.settings import Settings
+from rebasin_core.continual.task_data import TaskData
 from rebasin_core.errors import NonFiniteError, SpecError
 from rebasin_core.line.reestimation import reestimated
 from rebasin_core.models.batch_norms import find_batch_norms
@@ -158,7 +159,7 @@ def score(model: Model, params: Params, settings: Settings, data: Any, task: Hea
 def _task_data(model: Model, data: Any, settings: Settings) -> TaskData:
     """Data of which NumPy arrays come as the model's framework has them, floats in the dtype of its weights."""
     backend = model.backend
-    like = next(x for x in model.params.values() if "float" in backend.dtype(x))
+    like = next(x for x in model.params.values() if is_floating(backend.dtype(x)))
 
     def convert(x: Array) -> Array:
         if not isinstance(x, np.ndarray) or backend.name == "numpy":

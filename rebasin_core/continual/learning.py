@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rebasin_core.backends.descent import minimize
 from rebasin_core.backends.dtypes import all_finite
 from rebasin_core.backends.optimizers import Optimizer
 from rebasin_core.backends.protocol import Array, Backend
@@ -53,7 +54,7 @@ class Network:
 
 
 def train(network: Network, theta: Params, settings: Settings, samples: Samples, course: Course) -> Params:
-    """Minimise the loss over the learned parameters themselves; returns all parameters."""
+    """Minimize the loss over the learned parameters themselves; returns all parameters."""
 
     def cost(x: dict[str, Array], step: int) -> Array:
         inputs, parts = next(samples)
@@ -62,14 +63,14 @@ def train(network: Network, theta: Params, settings: Settings, samples: Samples,
 
     start = {name: theta[name] for name in network.learned}
     # The path from an untrained model is no average of good ones: what is averaged are later tasks.
-    found = network.backend.minimise(cost, start, settings.first_optimizer, course.steps, course)
+    found = minimize(network.backend, cost, start, settings.first_optimizer, course.steps, course)
     return _checked(network, with_ties({**theta, **found}, network.ties))
 
 
 def rebase(
     network: Network, theta: Params, settings: Settings, samples: Samples, course: Course
 ) -> tuple[Params, int, float]:
-    """Minimise Eq. 10 over logits and residual together, and merge by Eq. 12.
+    """Minimize Eq. 10 over logits and residual together, and merge by Eq. 12.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def rebase(
         value = mean_loss(network.forward, network.loss, params, inputs, parts, settings.distillation)
         return value + settings.beta * penalty(backend, residual, value) if settings.beta else value
 
-    found = course.end(backend.minimise(cost, start, optimizers, course.steps, course))
+    found = course.end(minimize(backend, cost, start, optimizers, course.steps, course))
     residual, plan = _part(found, RESIDUAL), soft(found)
     if settings.scale_residual:
         share = 4.0 * settings.alpha * (1.0 - settings.alpha)

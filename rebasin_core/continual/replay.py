@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.protocol import Array
 from rebasin_core.continual.distillation import Teacher, outputs_of
 from rebasin_core.continual.heads import pick
@@ -181,5 +182,5 @@ def _constant(x: Array) -> Array:
 def _as_targets(values: np.ndarray[Any, Any], like: Array) -> Array:
     """Targets of the memory, of the dtype of the batch's where both are whole numbers, or both are not."""
     backend = get_backend(like)
-    alike = (values.dtype.kind == "f") == ("float" in backend.dtype(like))
+    alike = (values.dtype.kind == "f") == is_floating(backend.dtype(like))
     return backend.asarray(values, like=like, dtype=None if alike else str(values.dtype))

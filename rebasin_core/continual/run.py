@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.continual.cost import Params
 from rebasin_core.continual.episode import Episode, Outcome
 from rebasin_core.continual.learning import Network
@@ -60,7 +61,7 @@ class Run:
         # A copy of our own: what the user does to the model from here on does not matter.
         model = open_model(opened.rebuild(opened.params), opened.user_forward)
         backend = model.backend
-        learned = tuple(name for name in graph.learned if "float" in backend.dtype(model.params[name]))
+        learned = tuple(name for name in graph.learned if is_floating(backend.dtype(model.params[name])))
         if not learned:
             raise UnsupportedModelError("the model has no floating-point parameter that is learned; nothing to train")
         ties = find_ties(model, graph)

@@ -2,6 +2,7 @@
 
 import math
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.models.model import Model
 from rebasin_core.symmetry.graph import PermutationGraph
 
@@ -22,7 +23,7 @@ def find_ties(model: Model, graph: PermutationGraph) -> dict[str, str]:
         Which parameters are learned.
     """
     floating = [
-        name for name, x in model.params.items() if "float" in model.backend.dtype(x) and 0 not in graph.shapes[name]
+        name for name, x in model.params.items() if is_floating(model.backend.dtype(x)) and 0 not in graph.shapes[name]
     ]
     suspects = [name for name in floating if name in graph.buffers]
     if not suspects:

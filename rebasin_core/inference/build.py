@@ -7,11 +7,13 @@ import numpy as np
 
 from rebasin_core.inference.cells import find_cells
 from rebasin_core.inference.expressions import Entries, express, incomplete_cells
+from rebasin_core.inference.links import find_links
 from rebasin_core.inference.local import find_parents
 from rebasin_core.inference.record import Param, Recorder
-from rebasin_core.inference.solve import Solution, solve
+from rebasin_core.inference.solve import NodeClasses, solve
 from rebasin_core.inference.tensors import Ids
 from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Group
+from rebasin_core.symmetry.explanation import Link
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["build_graph", "in_order"]
@@ -39,8 +41,8 @@ def build_graph(
     Notes
     -----
     Solve the equations (`solve`), find and prove the groups (`cells`), find those that are local to another (`local`),
-    and write every axis in the notation (`expressions`). The cost is N log N in the number of array entries per round;
-    rounds are few.
+    write every axis in the notation (`expressions`), and keep which operations tied the axes of a group (`links`). The
+    cost is N log N in the number of array entries per round; rounds are few.
     """
     solution = solve(recorder)
     cells, rank = _complete_cells(recorder, solution)
@@ -72,22 +74,13 @@ def build_graph(
     for name, (shape, reason) in (fixed or {}).items():
         axes[name], shapes[name] = AxesSpec.of(*[Fixed()] * len(shape)), shape
         pinned |= {(name, axis): reason for axis in range(len(shape))}
-    return _graph(recorder, axes, shapes, pinned, {groups[c].name: size_of[c] for c in groups})
+    links = find_links(recorder, solution, groups, cells, rank)
+    return _graph(recorder, axes, shapes, pinned, {groups[c].name: size_of[c] for c in groups}, links)
 
 
 def in_order(graph: PermutationGraph, names: Iterable[str]) -> PermutationGraph:
     """Return the same graph with its parameters, and with them its groups, in another order."""
-    axes = {name: graph.axes[name] for name in names}
-    groups = dict.fromkeys(group for spec in axes.values() for group in spec.groups)
-    places = [(name, axis) for name in axes for axis in range(len(axes[name]))]
-    return PermutationGraph(
-        axes=axes,
-        shapes={name: graph.shapes[name] for name in axes},
-        groups={group: graph.groups[group] for group in groups},
-        parents={group: graph.parents[group] for group in groups if group in graph.parents},
-        pinned={place: graph.pinned[place] for place in places if place in graph.pinned},
-        buffers=graph.buffers,
-    )
+    return graph.rename({name: name for name in names})
 
 
 def _graph(
@@ -96,6 +89,7 @@ def _graph(
     shapes: dict[str, tuple[int, ...]],
     pinned: dict[tuple[str, int], str],
     sizes: Mapping[str, int],
+    links: Mapping[str, tuple[Link, ...]],
 ) -> PermutationGraph:
     nodes: dict[str, Group] = {}
     for spec in axes.values():
@@ -109,10 +103,11 @@ def _graph(
         parents={name: node.parent for name, node in nodes.items() if node.parent is not None},
         pinned=pinned,
         buffers=frozenset(buffers | recorder.aliases.keys()),
+        links=links,
     )
 
 
-def _complete_cells(recorder: Recorder, solution: Solution) -> tuple[Ids, Ids]:
+def _complete_cells(recorder: Recorder, solution: NodeClasses) -> tuple[Ids, Ids]:
     """Cells all of whose products the notation can write, and the position of every leaf within its cell."""
     distinct = {solution.key(ids): ids for param in recorder.params.values() for ids in param.ids}
     while True:
@@ -132,7 +127,7 @@ def _complete_cells(recorder: Recorder, solution: Solution) -> tuple[Ids, Ids]:
             solution.pin(np.flatnonzero(cells == cell), "stands in a product with itself that is not complete")
 
 
-def _ranks(axes: Iterable[Ids], solution: Solution, cells: Ids) -> Ids:
+def _ranks(axes: Iterable[Ids], solution: NodeClasses, cells: Ids) -> Ids:
     """Number the leaves of every cell in the order in which the axes of parameters show them."""
     arrays = [solution.label_array(ids).reshape(-1) for ids in axes]
     shown = np.concatenate([*arrays, np.arange(cells.size)])
@@ -146,7 +141,7 @@ def _ranks(axes: Iterable[Ids], solution: Solution, cells: Ids) -> Ids:
     return rank
 
 
-def _reason(solution: Solution, ids: Ids) -> str:
+def _reason(solution: NodeClasses, ids: Ids) -> str:
     """Why an axis stays: the first reason among those of its leaves."""
     if ids.size == 1:
         return "has a single entry"
@@ -158,7 +153,7 @@ def _reason(solution: Solution, ids: Ids) -> str:
 
 def _name_groups(
     recorder: Recorder,
-    solution: Solution,
+    solution: NodeClasses,
     cells: Ids,
     parents: Mapping[int, int],
     movable: "np.ndarray[tuple[int], np.dtype[np.bool_]]",

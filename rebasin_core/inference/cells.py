@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_core.inference.record import Rearrangement, Recorder
-from rebasin_core.inference.solve import Solution
+from rebasin_core.inference.solve import NodeClasses
 from rebasin_core.inference.tensors import Ids
 
 __all__ = ["find_cells"]
@@ -21,7 +21,7 @@ Labels = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 
-def find_cells(recorder: Recorder, solution: Solution) -> Ids:
+def find_cells(recorder: Recorder, solution: NodeClasses) -> Ids:
     """Find the cell of every leaf; leaves that stay, and classes that are no leaves, have cells of their own.
 
     Returns
@@ -40,7 +40,7 @@ def find_cells(recorder: Recorder, solution: Solution) -> Ids:
             solution.pin(leaves, "stands in repeated or incomplete products, whose order cannot be told apart")
 
 
-def _distinct_arrays(recorder: Recorder, solution: Solution) -> list[Labels]:
+def _distinct_arrays(recorder: Recorder, solution: NodeClasses) -> list[Labels]:
     """Labels of every array that was read, and of every parameter axis, each once."""
     found: dict[bytes, Labels] = {}
     sources = [*recorder.reads.values(), *(ids for p in recorder.params.values() for ids in p.ids)]
@@ -95,7 +95,7 @@ def _refine(arrays: Sequence[Labels], pinned: npt.NDArray[np.bool_]) -> Ids:
     return np.unique(colours, return_inverse=True)[1].astype(np.int64)
 
 
-def _failing(recorder: Recorder, solution: Solution, arrays: Sequence[Labels], cells: Ids) -> set[int]:
+def _failing(recorder: Recorder, solution: NodeClasses, arrays: Sequence[Labels], cells: Ids) -> set[int]:
     """Cells one of whose generators breaks an array or a rearrangement."""
     groups = _Cells(cells, solution.pinned)
     failed: set[int] = set()

@@ -12,10 +12,11 @@ of the features.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from rebasin_core.errors import SpecError
-from rebasin_core.inference import Primitives, Tensor, build_graph, composites, in_order
+from rebasin_core.inference import build_graph, composites, in_order
+from rebasin_core.inference.layer_record import STATISTICS, Features, Layer, NetworkRecord
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.sizes import tuple_shape
 
@@ -33,95 +34,6 @@ __all__ = [
     "graph_from_layers",
 ]
 
-_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
-
-
-@runtime_checkable
-class Layer(Protocol):
-    """What a specification must do; write your own for a layer that is not here."""
-
-    def input_size(self, network: "Network") -> int | None:
-        """Return how many features the layer reads, where its parameters tell."""
-        ...
-
-    def lower(self, network: "Network", x: "Features") -> "Features":
-        """Record the layer."""
-        ...
-
-
-@dataclass(frozen=True)
-class Features:
-    """What flows between layers: the axis of the features, and how it was flattened if it was.
-
-    A flattened axis counts channels and places; how many places there are shows when the next dense layer reads it.
-    """
-
-    tensor: Tensor
-    flattened: Literal["channels_first", "channels_last"] | None = None
-
-    @property
-    def size(self) -> int:
-        """How many features there are, places not counted."""
-        return self.tensor.shape[0]
-
-
-class Network:
-    """The parameters of a network, declared as the layers ask for them."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.p = Primitives()
-        self.shapes = shapes
-        self.declared: dict[str, Tensor] = {}
-
-    def find(self, owner: str, *suffixes: str) -> str | None:
-        """Name of the first of these parameters of a module that exists."""
-        names = [f"{owner}{separator}{suffix}" for suffix in suffixes for separator in "./"]
-        return next((name for name in names if name in self.shapes), None)
-
-    def need(self, owner: str, *suffixes: str) -> str:
-        """Name of a parameter that must exist."""
-        name = self.find(owner, *suffixes)
-        if name is None:
-            near = [n for n in self.shapes if n.startswith(owner)] or list(self.shapes)
-            raise SpecError(
-                f"layer {owner!r} needs a parameter {owner}.{suffixes[0]}, which params lacks; there is "
-                f"{', '.join(map(repr, near[:6]))}"
-            )
-        return name
-
-    def tensor(self, name: str) -> Tensor:
-        """Return a parameter; a layer that is used twice gets the same one twice."""
-        if name not in self.declared:
-            buffer = name.replace("/", ".").rpartition(".")[2] in _STATISTICS
-            self.declared[name] = self.p.param(name, self.shapes[name], buffer=buffer)
-        return self.declared[name]
-
-    def optional(self, owner: str, *suffixes: str) -> Tensor | None:
-        """Return a parameter, or None where there is none of that name."""
-        name = self.find(owner, *suffixes)
-        return None if name is None else self.tensor(name)
-
-    def run(self, layers: Sequence[Layer], x: Features) -> Features:
-        """Record layers one after the other."""
-        for layer in layers:
-            x = layer.lower(self, x)
-        return x
-
-    def unflattened(self, x: Features, size: int, owner: str) -> Tensor:
-        """Return the features as a layer of `size` inputs reads them: with their places, if they were flattened."""
-        if x.flattened is None:
-            if x.size != size:
-                raise SpecError(
-                    f"layer {owner!r} reads {size} features, but gets {x.size}; is a layer missing before it?"
-                )
-            return x.tensor
-        if size % x.size:
-            raise SpecError(f"layer {owner!r} reads {size} features, which are not a multiple of {x.size} channels")
-        places = size // x.size
-        spread = self.p.constant((places,), reason="places of a flattened image")
-        labels = "cs" if x.flattened == "channels_first" else "sc"
-        return self.p.reshape(self.p.ein([x.tensor, spread], ["c", "s"], labels), (size,))
-
 
 @dataclass(frozen=True)
 class Dense:
@@ -129,18 +41,18 @@ class Dense:
 
     name: str
 
-    def _weight(self, network: Network) -> tuple[str, bool]:
+    def _weight(self, network: NetworkRecord) -> tuple[str, bool]:
         name = network.need(self.name, "weight", "kernel")
         if len(network.shapes[name]) != 2:
             raise SpecError(f"parameter {name!r} of a dense layer must have two axes, got shape {network.shapes[name]}")
         return name, name.endswith("kernel")
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return how many features the layer reads."""
         name, transposed = self._weight(network)
         return network.shapes[name][0 if transposed else 1]
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record the layer."""
         name, transposed = self._weight(network)
         weight = network.tensor(name)
@@ -162,10 +74,10 @@ class Conv:
     groups: int = 1
     transposed: bool = False
 
-    def _weight(self, network: Network) -> str:
+    def _weight(self, network: NetworkRecord) -> str:
         return network.need(self.name, "weight", "kernel")
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return how many channels the layer reads."""
         name = self._weight(network)
         shape = network.shapes[name]
@@ -173,7 +85,7 @@ class Conv:
             return shape[-1] if self.transposed else shape[-2] * self.groups
         return shape[0] if self.transposed else shape[1] * self.groups
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record the layer."""
         p, name = network.p, self._weight(network)
         weight = network.tensor(name)
@@ -206,12 +118,12 @@ class Norm:
     name: str
     groups: int | None = None
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return how many features the layer reads, where it has parameters."""
-        name = network.find(self.name, "weight", "gamma", "bias", "beta", *_STATISTICS)
+        name = network.find(self.name, "weight", "gamma", "bias", "beta", *STATISTICS)
         return None if name is None else network.shapes[name][0]
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record the layer."""
         p, y = network.p, x.tensor
         if self.groups is not None:
@@ -219,7 +131,7 @@ class Norm:
                 raise SpecError(f"norm {self.name!r} cannot cut {x.size} features into {self.groups} groups")
             grouped = p.reshape(y, (self.groups, x.size // self.groups))
             y = p.reshape(p.normalize(grouped, [1]), (x.size,))
-        suffixes = (("weight", "gamma"), ("bias", "beta"), *((s,) for s in _STATISTICS))
+        suffixes = (("weight", "gamma"), ("bias", "beta"), *((s,) for s in STATISTICS))
         vectors = [network.optional(self.name, *names) for names in suffixes]
         y = p.elementwise(y, *(v for v in vectors if v is not None))
         return Features(y, x.flattened)
@@ -234,11 +146,11 @@ class Activation:
 
     name: str = "activation"
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return None: any number."""
         return None
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Return the features as they are."""
         return x
 
@@ -249,11 +161,11 @@ class Flatten:
 
     order: Literal["channels_first", "channels_last"] = "channels_first"
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return None: any number."""
         return None
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Remember the order."""
         if self.order not in ("channels_first", "channels_last"):
             raise SpecError(f'expected order="channels_first" or "channels_last", got {self.order!r}')
@@ -267,11 +179,11 @@ class Residual:
     layers: Sequence[Layer]
     shortcut: Sequence[Layer] = ()
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return what the first layer inside reads."""
         return _first_size(network, [*self.layers, *self.shortcut])
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record both ways and their sum."""
         a, b = network.run(self.layers, x), network.run(self.shortcut, x)
         if a.size != b.size:
@@ -289,11 +201,11 @@ class Concat:
 
     branches: Sequence[Sequence[Layer]]
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return what the first layer inside reads."""
         return _first_size(network, [layer for branch in self.branches for layer in branch])
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record every branch."""
         parts = [network.run(branch, x) for branch in self.branches]
         # How many places each branch has, nobody tells; and channels last, the places of one follow those of the other.
@@ -324,11 +236,11 @@ class Attention:
     out: str
     key_heads: int | None = None
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return how many features the layer reads."""
         return Dense(self.query).input_size(network)
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record the layer on a sequence of one step, which has the same heads and channels as a long one."""
         p, key_heads = network.p, self.key_heads or self.heads
         if self.key is None or self.value is None:
@@ -354,11 +266,11 @@ class Embedding:
 
     name: str
 
-    def input_size(self, network: Network) -> int | None:
+    def input_size(self, network: NetworkRecord) -> int | None:
         """Return 1: an index."""
         return 1
 
-    def lower(self, network: Network, x: Features) -> Features:
+    def lower(self, network: NetworkRecord, x: Features) -> Features:
         """Record the look-up."""
         table = network.tensor(network.need(self.name, "weight", "embeddings"))
         return Features(composites.embedding(network.p, table, ()))
@@ -395,7 +307,7 @@ def graph_from_layers(
         if not isinstance(layer, Layer):
             raise SpecError(f"expected layers such as Dense('fc1'), got {layer!r}")
     shapes = {name: tuple_shape(array) for name, array in params.items()}
-    network = Network(shapes)
+    network = NetworkRecord(shapes)
     size = _first_size(network, layers)
     if size is None:
         raise SpecError("no layer has parameters, so that there is nothing to permute")
@@ -413,6 +325,6 @@ def graph_from_layers(
     return graph.pin(pin) if pin else graph
 
 
-def _first_size(network: Network, layers: Sequence[Layer]) -> int | None:
+def _first_size(network: NetworkRecord, layers: Sequence[Layer]) -> int | None:
     """How many features the first layer reads whose parameters tell."""
     return next((size for layer in layers if (size := layer.input_size(network)) is not None), None)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_core.inference.record import Event, Operand, Recorder
-from rebasin_core.inference.solve import Solution
+from rebasin_core.inference.solve import NodeClasses
 from rebasin_core.inference.tensors import Ids
 
 __all__ = ["find_parents"]
@@ -44,7 +44,7 @@ class _Array:
 class _Arrays:
     """Descriptions of arrays by their classes, each made once."""
 
-    def __init__(self, solution: Solution, cells: Ids, rank: Ids) -> None:
+    def __init__(self, solution: NodeClasses, cells: Ids, rank: Ids) -> None:
         self.solution, self.cells, self.rank = solution, cells, rank
         self.sizes = np.bincount(cells)
         self.movable = (self.sizes[cells] > 1) & ~solution.pinned
@@ -74,7 +74,7 @@ class _Arrays:
         return _Array(counts, order, plain)
 
 
-def find_parents(recorder: Recorder, solution: Solution, cells: Ids, rank: Ids) -> dict[int, int]:
+def find_parents(recorder: Recorder, solution: NodeClasses, cells: Ids, rank: Ids) -> dict[int, int]:
     """Find for every local cell the cell it is local to.
 
     Parameters

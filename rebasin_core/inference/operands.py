@@ -15,7 +15,7 @@ from rebasin_core.inference.record import Recorder
 from rebasin_core.inference.surgery import align_factors, separate
 from rebasin_core.inference.tensors import Atom, Block, Tensor
 
-__all__ = ["Alignment", "Labels", "Place", "place_map", "record_event"]
+__all__ = ["Labels", "MatchedOperands", "Place", "place_map", "record_event"]
 
 Labels: TypeAlias = Sequence[Hashable]
 Place: TypeAlias = tuple[Hashable, int]
@@ -38,7 +38,7 @@ def record_event(recorder: Recorder, maps: Sequence[Mapping[Place, Atom]], kept:
     recorder.event(operands, kept)
 
 
-class Alignment:
+class MatchedOperands:
     """Operands brought to common factors, with all blocks separated as far as the operation demands.
 
     Parameters

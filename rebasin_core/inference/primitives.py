@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from rebasin_core.errors import SpecError
 from rebasin_core.inference import selections
-from rebasin_core.inference.operands import Alignment, Labels
+from rebasin_core.inference.operands import Labels, MatchedOperands
 from rebasin_core.inference.record import Param, Recorder
 from rebasin_core.inference.surgery import separate, to_factors
 from rebasin_core.inference.tensors import Atom, Tensor, common_cuts, fixed, free, regions, whole, with_dim
@@ -92,7 +92,7 @@ class Primitives:
         Covers everything that treats all places of a label alike: element-wise and broadcast operations (every label is
         kept), reductions (one operand), products of matrices, attention scores. An axis of length 1 is broadcast.
         """
-        aligned = Alignment(self.recorder, operands, labels, set(out))
+        aligned = MatchedOperands(self.recorder, operands, labels, set(out))
         aligned.equate()
         return aligned.result(out)
 
@@ -168,8 +168,10 @@ class Primitives:
         places = np.asarray(index, dtype=np.int64).reshape(-1)
         n = x.shape[axis]
         places = np.where(places < 0, places + n, places)
-        if places.size == 0 or places.min() < 0 or places.max() >= n:
-            raise SpecError(f"indices out of range for an axis of length {n}")
+        if places.size == 0:
+            raise SpecError(f"no place is taken from axis {axis}, of length {n}; what is empty has no axes to follow")
+        if places.min() < 0 or places.max() >= n:
+            raise SpecError(f"places {places.min()} to {places.max()} do not lie on axis {axis}, of length {n}")
         if np.array_equal(places, np.arange(n)):
             return x
         return selections.gather(self.recorder, x, axis, places)

@@ -4,22 +4,32 @@ The recorder never decides anything. It allocates nodes and keeps
 
 * equations, ``a[i] ~ b[i]``: these places move together;
 * separations, ``e[i, j] = (h[i], d[j])``: an operation touched a part of a block, so its order must factorise;
+  both with the operation that was being recorded;
 * pins, with a reason;
 * reads, the arrays that operations depend on as a whole (their nodes must be mapped onto themselves);
 * rearrangements, ``target[m] = source[index[m]]``: orders that must commute, which matters where nodes repeat;
 * events, the arrays that meet in one operation, from which local groups are found.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rebasin_core.inference.tensors import Ids, index_along
 
-__all__ = ["Event", "Operand", "Param", "Rearrangement", "Recorder", "Separation"]
+__all__ = ["Equation", "Event", "Operand", "Param", "Rearrangement", "Recorder", "Separation"]
+
+
+class Equation(NamedTuple):
+    """``a[i] ~ b[i]``, since `operation` reads both; empty where it follows from other equations."""
+
+    a: Ids
+    b: Ids
+    operation: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Separation:
     whole: Ids
     parts: tuple[Ids, ...]
     index: tuple[npt.NDArray[np.int64], ...]
+    operation: str = ""
 
     def entries(self) -> npt.NDArray[np.int64]:
         """Nodes of the parts, one row per entry of the whole."""
@@ -74,7 +85,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.size = 0
-        self.equations: list[tuple[Ids, Ids]] = []
+        self.operation = "an operation without a name"
+        self.equations: list[Equation] = []
         self.separations: list[Separation] = []
         self.pins: list[tuple[Ids, str]] = []
         self.reads: dict[bytes, Ids] = {}
@@ -85,6 +97,15 @@ class Recorder:
         self.hints: list[tuple[Ids, str]] = []
         self._separated: dict[Hashable, list[Ids]] = {}
         self._joined: dict[Hashable, Ids] = {}
+
+    @contextmanager
+    def during(self, operation: str) -> Iterator[None]:
+        """Give a name to the operation that is recorded inside; `PermutationGraph.explain` shows it."""
+        around, self.operation = self.operation, operation
+        try:
+            yield
+        finally:
+            self.operation = around
 
     def nodes(self, *shape: int) -> Ids:
         """Allocate fresh nodes."""
@@ -102,7 +123,7 @@ class Recorder:
     def equate(self, a: Ids, b: Ids) -> None:
         """State that ``a[i]`` and ``b[i]`` move together."""
         if not np.array_equal(a, b):
-            self.equations.append((a.reshape(-1), b.reshape(-1)))
+            self.equations.append(Equation(a.reshape(-1), b.reshape(-1), self.operation))
 
     def pin(self, ids: Ids, reason: str) -> None:
         """State that these nodes stay in place."""
@@ -143,7 +164,7 @@ class Recorder:
 
     def _factorise(self, ids: Ids, components: Sequence[Ids], index: Sequence[npt.NDArray[np.int64]]) -> None:
         flat = tuple(c.reshape(-1) for c in components)
-        self.separations.append(Separation(ids.reshape(-1), flat, tuple(index)))
+        self.separations.append(Separation(ids.reshape(-1), flat, tuple(index), self.operation))
         for component, places in zip(flat, index, strict=True):
             self.rearrange(component, ids, places)
 

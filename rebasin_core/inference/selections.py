@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rebasin_core.inference.operands import Alignment, Place, place_map, record_event
+from rebasin_core.inference.operands import MatchedOperands, Place, place_map, record_event
 from rebasin_core.inference.record import Recorder
 from rebasin_core.inference.surgery import fuse, take
 from rebasin_core.inference.tensors import Atom, Block, Ids, Tensor, fixed, free, insert_dim, with_dim
@@ -75,7 +75,7 @@ def concatenate(recorder: Recorder, tensors: Sequence[Tensor], axis: int) -> Ten
     fused = [fuse(recorder, t, axis, 0, len(t.dims[axis])) for t in tensors]
     fused = [t if t.dims[axis] else with_dim(t, axis, (Atom(1),)) for t in fused]
     # One label for the axis of all, so that joint blocks may stay joint; but its nodes are not equated.
-    aligned = Alignment(recorder, fused, [range(ndim)] * len(fused), range(ndim), joint=axis)
+    aligned = MatchedOperands(recorder, fused, [range(ndim)] * len(fused), range(ndim), joint=axis)
     place = (axis, 0)
     aligned.equate(skip=[place])
     atoms = [places[place] for places in aligned.maps]
@@ -99,7 +99,7 @@ def concatenate(recorder: Recorder, tensors: Sequence[Tensor], axis: int) -> Ten
 def stack(recorder: Recorder, tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Stack two or more tensors along a new axis, which joins the block in which they differ."""
     ndim = tensors[0].ndim
-    aligned = Alignment(recorder, tensors, [range(ndim)] * len(tensors), range(ndim))
+    aligned = MatchedOperands(recorder, tensors, [range(ndim)] * len(tensors), range(ndim))
     order = _differing(aligned)
     if order is None:
         aligned.equate()
@@ -137,7 +137,7 @@ def _named(order: Sequence[Place], ids: Ids) -> list[tuple[Place, int]]:
     return list(zip(order, ids.shape, strict=True))
 
 
-def _differing(aligned: Alignment) -> list[Place] | None:
+def _differing(aligned: MatchedOperands) -> list[Place] | None:
     """The places of a block that every operand holds, and whose nodes differ between them."""
     for block in aligned.tensors[0].blocks():
         order = aligned.order(0, block)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from rebasin_core.inference.record import Recorder, Separation
+from rebasin_core.inference.record import Equation, Recorder, Separation
 from rebasin_core.inference.tensors import Ids, common_cuts, index_along
 
-__all__ = ["Solution", "solve"]
+__all__ = ["NodeClasses", "solve"]
 
 _NO_REASON = np.iinfo(np.int64).max
 # Products of more factors than this, or nested deeper, do not come from networks but from a class inside itself.
@@ -23,7 +23,7 @@ _DEEPEST = 64
 
 
 @dataclass
-class Solution:
+class NodeClasses:
     """Classes of nodes, their labels, and which of them stay.
 
     Attributes
@@ -62,7 +62,7 @@ class Solution:
         return self.labels[self.classes[ids.reshape(-1)]]
 
 
-def solve(recorder: Recorder) -> Solution:
+def solve(recorder: Recorder) -> NodeClasses:
     """Close all equations and resolve every class into its leaves."""
     _pin_unread(recorder)
     separations = list(recorder.separations)
@@ -75,7 +75,7 @@ def solve(recorder: Recorder) -> Solution:
             break
     reason, reasons = _class_reasons(recorder, classes)
     _spread(classes, separations, reason)
-    return Solution(classes, _labels(classes, separations, reason, reasons), reason, reasons)
+    return NodeClasses(classes, _labels(classes, separations, reason, reasons), reason, reasons)
 
 
 def _pin_unread(recorder: Recorder) -> None:
@@ -90,11 +90,11 @@ def _pin_unread(recorder: Recorder) -> None:
                 recorder.pin(unread, "not used by the computation")
 
 
-def _components(size: int, equations: list[tuple[Ids, Ids]]) -> Ids:
+def _components(size: int, equations: list[Equation]) -> Ids:
     if not equations:
         return np.arange(size, dtype=np.int64)
-    rows = np.concatenate([a for a, _ in equations])
-    columns = np.concatenate([b for _, b in equations])
+    rows = np.concatenate([a for a, _, _ in equations])
+    columns = np.concatenate([b for _, b, _ in equations])
     graph = coo_matrix((np.ones(rows.size, dtype=bool), (rows, columns)), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
@@ -113,7 +113,7 @@ def _match_parts(recorder: Recorder, classes: Ids, separations: list[Separation]
         a, b = entries[order][:-1][same].reshape(-1), entries[order][1:][same].reshape(-1)
         differ = classes[a] != classes[b]
         if differ.any():
-            recorder.equations.append((a[differ], b[differ]))
+            recorder.equations.append(Equation(a[differ], b[differ]))
             new = True
     return new
 
@@ -158,11 +158,12 @@ def _split_parts(
             index.append(places)
             continue
         known = len(recorder.separations)
-        finer = recorder.separate(part.reshape(sizes), [(k,) for k in range(len(sizes))])
+        with recorder.during(separation.operation):
+            finer = recorder.separate(part.reshape(sizes), [(k,) for k in range(len(sizes))])
         separations += recorder.separations[known:]
         parts += [ids.reshape(-1) for ids in finer]
         index += [index_along(sizes, [k])[places] for k in range(len(sizes))]
-    return Separation(separation.whole, tuple(parts), tuple(index))
+    return Separation(separation.whole, tuple(parts), tuple(index), separation.operation)
 
 
 def _class_reasons(recorder: Recorder, classes: Ids) -> tuple[npt.NDArray[np.int64], list[str]]:

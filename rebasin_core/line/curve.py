@@ -1,5 +1,6 @@
 """Linear mode connectivity: the loss along the straight line between two networks."""
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from rebasin_core.backends.scalars import as_number
-from rebasin_core.errors import NonFiniteError, SettingError
-from rebasin_core.line.mean import as_place, lerp
-from rebasin_core.line.reestimation import batches_to_measure, reestimated, running_statistics
+from rebasin_core.errors import DataError, NonFiniteError, SettingError
+from rebasin_core.line.mean import as_place, mean
+from rebasin_core.line.picture import draw_svg
+from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimated, running_statistics
 from rebasin_core.models.adapter import Forward
 from rebasin_core.models.data import as_batches
 from rebasin_core.models.data import batch_size as count
@@ -46,13 +48,14 @@ def interpolate(
     """
     place = as_place(t)
     batches = batches_to_measure(reestimate, batch_size)
+    check_batch_size(batch_size, reestimate=reestimate)
     a, b = open_pair(model_a, model_b)
-    return a.rebuild(reestimated(a, lerp(a.params, b.params, place), batches))
+    return a.rebuild(reestimated(a, mean((a.params, b.params), (1.0 - place, place)), batches))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Curve:
-    """Loss and metrics along the line.
+    """Loss and metrics along the line; a value: its arrays cannot be written to.
 
     Attributes
     ----------
@@ -67,6 +70,12 @@ class Curve:
     lambdas: Vector
     losses: Vector
     metrics: Mapping[str, Vector] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep arrays of its own."""
+        object.__setattr__(self, "lambdas", _vector(self.lambdas))
+        object.__setattr__(self, "losses", _vector(self.losses))
+        object.__setattr__(self, "metrics", {name: _vector(values) for name, values in self.metrics.items()})
 
     @property
     def excess(self) -> Vector:
@@ -90,10 +99,45 @@ class Curve:
         return {name: float(np.interp(t, self.lambdas, y)) for name, y in values.items()}
 
     def plot(self, ax: Any = None, label: str | None = None, metric: str | None = None) -> Any:
-        """Draw the loss, or one metric, along the line; returns the matplotlib axes. Needs matplotlib."""
-        from rebasin_core.line.plotting import plot_curves
+        """Draw the loss, or one metric, along the line. Needs matplotlib.
 
-        return plot_curves({label or "": self}, ax=ax, metric=metric)
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+            Where to draw; default: a new figure of ``pyplot``, which a notebook shows, and so does ``plt.show()``.
+        label : str, optional
+            Of the line, for the legend.
+        metric : str, optional
+            Which metric to draw; default: the loss.
+
+        Returns
+        -------
+        matplotlib axes
+        """
+        from rebasin_core.line.plotting import plot_curves, shown_axes
+
+        return plot_curves({label or "": self}, ax=shown_axes() if ax is None else ax, metric=metric)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether places, losses and metrics are the same."""
+        if not isinstance(other, Curve):
+            return NotImplemented
+        mine, theirs = ({"lambdas": c.lambdas, "losses": c.losses, **c.metrics} for c in (self, other))
+        return mine.keys() == theirs.keys() and all(
+            np.array_equal(x, theirs[name], equal_nan=True) for name, x in mine.items()
+        )
+
+    def __hash__(self) -> int:
+        """Equal curves have equal ones."""
+        return hash((tuple(self.lambdas.tolist()), frozenset(self.metrics)))
+
+    def __repr__(self) -> str:
+        names = "".join(f", {name}" for name in self.metrics)
+        return f"Curve({len(self.lambdas)} places, barrier {self.barrier:.4g}, auc {self.auc:.4g}; loss{names})"
+
+    def _repr_html_(self) -> str:
+        """A picture of the loss, for notebooks."""
+        return f"<div>{draw_svg(self.lambdas, self.losses)}<br/>{html.escape(str(self))}</div>"
 
     def __str__(self) -> str:
         middle = ", ".join(f"{name} {value:.4g}" for name, value in self.at(0.5).items())
@@ -111,7 +155,7 @@ def connectivity(
     batch_size: int | None = None,
     reestimate: Any = None,
     forward: Forward | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Curve:
     """Measure the loss along the straight line from model A to model B.
 
@@ -125,7 +169,7 @@ def connectivity(
     loss : callable or name, optional
         ``loss(outputs, targets) -> scalar``, the mean over the batch; None for the model's own, where it has one.
     data : pair of arrays or iterable of pairs
-        ``(inputs, targets)`` or batches of it.
+        ``(inputs, targets)`` or batches of it; required, by name where `loss` is left out.
     lambdas : int or sequence of float, default 25
         How many places, evenly spaced from 0 to 1, or the places; they must begin with 0 and end with 1.
     metrics : mapping of str to callable, or sequence of names, optional
@@ -140,8 +184,8 @@ def connectivity(
         their losses differ from those of the models as they are by as much as their statistics do.
     forward : callable, optional
         ``forward(params, inputs) -> outputs``, for mappings of arrays.
-    progress : bool, default False
-        Show a progress bar.
+    progress : bool, default True
+        Show a progress bar where a person is watching.
 
     Returns
     -------
@@ -166,6 +210,11 @@ def connectivity(
     (0.0, (25,))
     """
     check_flag(progress=progress)
+    if data is None:
+        raise DataError(
+            "connectivity needs data to measure the loss on; pass connectivity(a, b, loss, data), or data=(inputs, "
+            "targets) for the model's own loss"
+        )
     places = _places(lambdas)
     a, b = open_pair(model_a, model_b, forward)
     losses = {"loss": a.loss(loss)}
@@ -176,7 +225,7 @@ def connectivity(
     losses |= {name: a.adapter.metric(a.source, metric) for name, metric in names.items()}
     run = a.forward
     batches = as_batches(data, batch_size)
-    points = [partial(lerp, a.params, b.params, float(place)) for place in places]
+    points = [partial(mean, (a.params, b.params), (1.0 - float(t), float(t))) for t in places]
     statistics: list[dict[str, Any]] = [{} for _ in points]
     to_measure = batches_to_measure(reestimate, batch_size, same=batches)
     if to_measure is not None:
@@ -199,6 +248,12 @@ def connectivity(
                 f"the loss of model {'B' if k else 'A'} itself is {means['loss'][k]}; check loss and data"
             )
     return Curve(places, means.pop("loss"), means)
+
+
+def _vector(values: Any) -> Vector:
+    vector = np.array(values, dtype=np.float64)
+    vector.setflags(write=False)
+    return vector
 
 
 def _places(lambdas: int | Sequence[float]) -> Vector:

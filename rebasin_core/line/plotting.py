@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from rebasin_core.errors import SettingError
 
-__all__ = ["plot_curves", "save_figure"]
+__all__ = ["plot_curves", "save_figure", "shown_axes"]
 
 # Okabe and Ito's palette: distinct to colour-blind readers too.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -40,7 +40,7 @@ def plot_curves(curves: Mapping[str, Drawable], ax: Any = None, metric: str | No
     curves : mapping of str to Curve
         By label.
     ax : matplotlib axes, optional
-        Where to draw; default: a new figure, made without touching the state of ``pyplot``.
+        Where to draw; default: a new figure that ``pyplot`` does not know.
     metric : str, optional
         Which metric to draw; default: the loss.
 
@@ -53,10 +53,7 @@ def plot_curves(curves: Mapping[str, Drawable], ax: Any = None, metric: str | No
     SettingError
         A curve lacks the metric.
     """
-    if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
+    ax = _bare_axes() if ax is None else ax
     # Dashes of their own: a curve that lies on another stays visible.
     styles = zip(itertools.cycle(COLOURS), itertools.cycle(DASHES), strict=False)
     for (label, curve), (colour, dashes) in zip(curves.items(), styles, strict=False):
@@ -70,6 +67,22 @@ def plot_curves(curves: Mapping[str, Drawable], ax: Any = None, metric: str | No
     if any(curves):
         ax.legend(frameon=False)
     return ax
+
+
+def shown_axes() -> Any:
+    """Make axes of a new figure of ``pyplot``; of one that nothing shows where its backend cannot open a window."""
+    try:
+        import matplotlib.pyplot as plt
+
+        return plt.subplots(figsize=(5, 3.5), layout="constrained")[1]
+    except ImportError:
+        return _bare_axes()
+
+
+def _bare_axes() -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(5, 3.5), layout="constrained").subplots()
 
 
 def save_figure(ax: Any, path: Any) -> None:

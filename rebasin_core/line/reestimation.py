@@ -3,20 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rebasin_core.backends.dtypes import all_finite
+from rebasin_core.backends.dtypes import all_finite, is_inexact, widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import NonFiniteError, SettingError
+from rebasin_core.line.mean import between
 from rebasin_core.models.batch_norms import find_batch_norms
 from rebasin_core.models.data import Batches, as_batches
 from rebasin_core.models.model import Model, open_model
-from rebasin_core.support.progress import progress_bar
+from rebasin_core.support.progress import check_flag, progress_bar
+from rebasin_core.support.settings import at_least
 
-__all__ = ["batches_to_measure", "inputs_of", "reestimate", "reestimated", "running_statistics"]
+__all__ = ["batches_to_measure", "check_batch_size", "inputs_of", "reestimate", "reestimated", "running_statistics"]
 
 Params = dict[str, Array]
 
 
-def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
+def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress: bool = True) -> Any:
     """Return a copy of a model whose batch normalisation has statistics measured anew on data.
 
     Between two networks the variance of activations collapses, which interpolated running statistics do not know of:
@@ -33,6 +35,8 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
         ``(inputs, targets)``, batches of it, or inputs alone; targets are not read.
     batch_size : int, optional
         Cut arrays into batches of this size; default: one batch. As in training, statistics of a few samples are noisy.
+    progress : bool, default True
+        Show a progress bar where a person is watching.
 
     Returns
     -------
@@ -76,9 +80,10 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None) -> Any:
     ...
     rebasin_core.errors.SpecError: a plain mapping of arrays, or a forward= of your own, does not say which arrays ...
     """
+    check_flag(progress=progress)
     batches = inputs_of(data, batch_size)
     opened = open_model(model)
-    return opened.rebuild(reestimated(opened, opened.params, batches))
+    return opened.rebuild(reestimated(opened, opened.params, batches, progress))
 
 
 def batches_to_measure(
@@ -102,6 +107,8 @@ def batches_to_measure(
     SettingError, DataError
         True where it stands for nothing, or data that cannot be read.
     """
+    if batch_size is not None:
+        at_least(1, batch_size=batch_size)
     if data is None or data is False:
         return None
     if data is True and same is None:
@@ -112,13 +119,20 @@ def batches_to_measure(
     return same if data is True else inputs_of(data, batch_size)
 
 
+def check_batch_size(batch_size: int | None, **data: Any) -> None:
+    """Raise `SettingError` where a batch size was passed, and none of the data that it would cut."""
+    if batch_size is not None and all(given is None or given is False for given in data.values()):
+        names = " and ".join(f"{name}=" for name in data)
+        raise SettingError(f"batch_size={batch_size!r} cuts the data of {names}, and there are none; leave it out")
+
+
 def inputs_of(data: Any, batch_size: int | None) -> Batches:
     """Read data of which only the inputs are needed; they may come alone, as one array."""
     # Targets are never read; one array of inputs stands in for its own, cut alike.
     return as_batches((data, data) if hasattr(data, "shape") else data, batch_size)
 
 
-def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | None) -> Params:
+def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | None, show: bool = False) -> Params:
     """Parameters in which the running statistics are measured anew on the batches; as they are where there are none.
 
     Raises
@@ -127,7 +141,7 @@ def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | No
     """
     if batches is None:
         return dict(params)
-    (statistics,) = running_statistics(model, [lambda: dict(params)], batches)
+    (statistics,) = running_statistics(model, [lambda: dict(params)], batches, show)
     backend = model.backend
     for name, x in statistics.items():
         if not all_finite(backend, x):
@@ -180,13 +194,11 @@ class _Average:
     def add(self, values: Mapping[str, Array]) -> None:
         for name, x in values.items():
             n = self._counts[name] = self._counts.get(name, 0) + 1
-            if n == 1:
-                self._values[name] = x
-            elif "int" in self._backend.dtype(x):
-                self._values[name] = self._values[name] + x
-            else:
-                # In this form, the error does not grow with the number of batches.
-                self._values[name] = self._values[name] + (x - self._values[name]) / n
+            x = widened(self._backend, x)
+            if n > 1:
+                so_far = self._values[name]
+                x = between(so_far, x, 1.0 / n) if is_inexact(self._backend.dtype(x)) else so_far + x
+            self._values[name] = x
 
     def like(self, params: Mapping[str, Array]) -> Params:
         """The averages, in the dtypes of the parameters of their names."""

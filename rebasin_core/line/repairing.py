@@ -8,7 +8,7 @@ import numpy as np
 from rebasin_core.backends.dtypes import resolution, widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import DataError, NonFiniteError, SettingError
-from rebasin_core.line.mean import as_weights
+from rebasin_core.line.mean import as_shares, mean
 from rebasin_core.line.reestimation import inputs_of
 from rebasin_core.models.data import Batches
 from rebasin_core.models.model import Model, open_pair
@@ -30,7 +30,7 @@ def repair(
     weights: Sequence[float] | None = None,
     graph: PermutationGraph | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Return a copy of a merged model whose units have the mean and the deviation of the models it was merged from.
 
@@ -55,8 +55,8 @@ def repair(
         Its groups say which units are hidden; default: found in the model, with the first batch as example inputs.
     batch_size : int, optional
         Cut arrays into batches of this size; default: one batch. The result is the same, but for rounding.
-    progress : bool, default False
-        Show a progress bar.
+    progress : bool, default True
+        Show a progress bar where a person is watching.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def repair(
     models = list(models)
     if not models:
         raise SettingError("expected models as the networks that were averaged, re-based onto each other; got none")
-    shares, batches = as_weights(weights, len(models)), inputs_of(data, batch_size)
+    shares, batches = as_shares(None, weights, len(models)), inputs_of(data, batch_size)
     pairs = [open_pair(model, other) for other in models]
     opened = pairs[0][0]
     check_unit_layers(opened)
@@ -174,12 +174,9 @@ def repaired(
     with model.keep_random_state(), progress_bar(len(ends) + len(found.layers), "repair", show) as bar:
         measured = [_measured(model.backend, found.outputs, end, batches, None, bar) for end in ends]
         for name in measured[0]:
-            mean, deviation = (
-                sum(w * getattr(layers[name], what) for w, layers in zip(shares, measured, strict=True))
-                for what in ("mean", "deviation")
-            )
+            moments = [{"mean": layers[name].mean, "deviation": layers[name].deviation} for layers in measured]
             now = _measured(model.backend, found.outputs, params, batches, name, bar)[name]
-            params |= _moved(model.backend, params, found.layers[name], now, mean, deviation)
+            params |= _moved(model.backend, params, found.layers[name], now, **mean(moments, shares))
     return params
 
 

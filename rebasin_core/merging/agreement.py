@@ -18,6 +18,7 @@ import numpy as np
 from rebasin_core.backends.dtypes import resolution, widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.backends.scalars import as_number
+from rebasin_core.line.mean import mean
 from rebasin_core.objectives.base import Params
 from rebasin_core.objectives.weights import inner_product
 from rebasin_core.solvers.first_guess import uniform_matrices
@@ -61,8 +62,8 @@ class Agreement:
         """Weighted mean squared distance to the mean, over the learned parameters."""
         applied = [plan.apply(params, self.graph) for plan, params in zip(plans, self.params, strict=True)]
         moved = [{name: widened(self.backend, params[name]) for name in self.graph.learned} for params in applied]
-        mean = self._weighted(moved, self.weights)
-        gaps = ({name: x - mean[name] for name, x in params.items()} for params in moved)
+        middle = mean(moved, self.weights)
+        gaps = ({name: x - middle[name] for name, x in params.items()} for params in moved)
         squares = (as_number(inner_product(gap, gap), "a distance") for gap in gaps)
         return sum(w * square for w, square in zip(self.weights, squares, strict=True))
 

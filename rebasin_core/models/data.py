@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Number
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from rebasin_core.errors import DataError
+from rebasin_core.support.settings import at_least
 
 __all__ = ["Batch", "Batches", "as_batches", "batch_size"]
 
@@ -59,16 +61,23 @@ def as_batches(data: Any, size: int | None = None) -> Batches:
     Raises
     ------
     DataError
-        Empty data, inputs and targets of different lengths, or something that yields no pairs.
+        Empty data, inputs and targets of different lengths, lists of numbers, or something that yields no pairs.
+    SettingError
+        A batch size that is no whole number of at least 1.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise DataError(f"expected a batch size of at least 1, got {size!r}")
+    if size is not None:
+        at_least(1, batch_size=size)
     if data is None:
         raise DataError(f"this needs data; {EXPECTED}")
     if isinstance(data, Batches):
         return data
     if _is_one_pair(data):
         return Batches(_cut(data[0], data[1], size))
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_list_of_numbers(x) for x in data):
+        raise DataError(
+            "two lists of numbers came, which may be inputs and targets or two batches; pass arrays of your framework, "
+            "e.g. data=(np.asarray(inputs), np.asarray(targets))"
+        )
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)) or hasattr(data, "shape"):
         raise DataError(f"cannot read {type(data).__name__} as data; {EXPECTED}")
     source = list(data) if isinstance(data, Iterator) else data
@@ -94,6 +103,16 @@ def _is_one_pair(data: Any) -> bool:
     if hasattr(data[0], "shape"):
         return True
     return isinstance(data, tuple) and isinstance(data[0], (tuple, Mapping)) and hasattr(data[1], "shape")
+
+
+def _is_list_of_numbers(x: Any) -> bool:
+    while isinstance(x, list) and x:
+        x = x[0]
+    return _is_number(x)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Number) and not hasattr(x, "shape")
 
 
 def _cut(inputs: Any, targets: Any, size: int | None) -> list[Batch]:
@@ -130,6 +149,8 @@ def _length(values: Any) -> int:
 def _pair(batch: Any) -> Batch:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"a batch came as {_describe(batch)}; {EXPECTED}")
+    if _is_number(batch[0]):
+        raise DataError(f"a batch came as two numbers, {batch[0]!r} and {batch[1]!r}; {EXPECTED}")
     return batch[0], batch[1]
 
 

@@ -13,7 +13,7 @@ from rebasin_core.models.adapter import Forward, Loss
 from rebasin_core.support.settings import no_class
 from rebasin_core.symmetry.graph import PermutationGraph
 
-__all__ = ["MappingAdapter", "accuracy"]
+__all__ = ["MappingAdapter", "accuracy", "copy_array"]
 
 
 class MappingAdapter:
@@ -33,8 +33,8 @@ class MappingAdapter:
         )
 
     def rebuild(self, model: Mapping[str, Array], params: Mapping[str, Array]) -> dict[str, Array]:
-        """Return a new dictionary; an array that is still the model's own is copied."""
-        return {name: _copy(x) if x is model.get(name) else x for name, x in params.items()}
+        """Return a new dictionary of new arrays, which share no memory with any other."""
+        return {name: copy_array(x) for name, x in params.items()}
 
     def graph(self, model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
         """Refuse: a mapping of arrays does not say which axes belong together."""
@@ -67,7 +67,8 @@ class MappingAdapter:
         """Accept: names and shapes say all there is to say."""
 
 
-def _copy(x: Array) -> Array:
+def copy_array(x: Array) -> Array:
+    """Copy an array: same values, dtype and device, memory of its own."""
     backend = get_backend(x)
     return backend.asarray(backend.to_numpy(x), like=x)
 

@@ -20,7 +20,7 @@ from rebasin_core.errors import (
     UnsupportedModelError,
 )
 from rebasin_core.models.adapter import Forward, HasRandomState, Loss, ModelAdapter
-from rebasin_core.models.mapping import MappingAdapter
+from rebasin_core.models.mapping import MappingAdapter, copy_array
 from rebasin_core.support.registry import Registry
 
 __all__ = ["Model", "check_same_shapes", "find_adapter", "not_finite", "open_model", "open_pair", "register_adapter"]
@@ -65,6 +65,9 @@ class Model:
     params: dict[str, Array]
     user_forward: Forward | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "forward"}  # it is made anew, and is local
+
     @cached_property
     def forward(self) -> Forward:
         """The model as a function of (params, inputs); made once, since an adapter copies the model for it."""
@@ -88,6 +91,15 @@ class Model:
     def rebuild(self, params: Mapping[str, Array]) -> Any:
         """Return a copy of the model that holds these parameters."""
         return self.adapter.rebuild(self.source, params)
+
+    def detach(self) -> "Model":
+        """Return the same model with memory of its own: it stays as it is while the user goes on training theirs."""
+        own = self.rebuild(self.params)
+        return Model(own, self.adapter, self.adapter.params(own), self.user_forward)
+
+    def detach_params(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Return these parameters with copies of those that are the model's own arrays, such as a plan did not move."""
+        return {name: copy_array(x) if x is self.params.get(name) else x for name, x in params.items()}
 
     def keep_random_state(self, seed: int | None = None) -> AbstractContextManager[None]:
         """Give the framework its global random state back afterwards: loaders that shuffle draw from it."""

@@ -4,7 +4,6 @@ from rebasin_core.objectives.activations import Activations
 from rebasin_core.objectives.base import BoundObjective, Objective
 from rebasin_core.objectives.custom import Custom
 from rebasin_core.objectives.line import Midpoint, RandomPoint
-from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.objectives.weights import L2, Cosine
 
 __all__ = [
@@ -16,5 +15,4 @@ __all__ = [
     "Midpoint",
     "Objective",
     "RandomPoint",
-    "as_objective",
 ]

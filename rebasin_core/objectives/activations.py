@@ -1,16 +1,15 @@
 """Correlation of activations: an objective that looks at what the units say, not at their weights."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_core.models.data import as_batches, batch_size
 from rebasin_core.models.model import Model
-from rebasin_core.objectives.base import BoundObjective, Params, Sample, Similarity
-from rebasin_core.support.settings import at_least
+from rebasin_core.objectives.base import BoundObjective, Params, Sample, Similarity, check_batches
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Activations", "Collect", "HasActivations"]
@@ -59,13 +58,16 @@ class Activations:
     """
 
     data: Any
+    _: KW_ONLY
     batch_size: int | None = None
     evaluation_batches: int = 8
-    name: str = "activations"
+    name: ClassVar[str] = "activations"
+
+    def __post_init__(self) -> None:
+        check_batches(self.batch_size, self.evaluation_batches)
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
-        at_least(1, evaluation_batches=self.evaluation_batches)
         collect = self.collector(model, graph)
         batches = as_batches(self.data, self.batch_size)
         fixed = batches.first(self.evaluation_batches)
@@ -119,13 +121,13 @@ def _correlations(backend: Backend, collect: Collect, batches: list[Any], a: Par
         here, there = collect(a, batch[0]), collect(b, batch[0])
         for group, xs in here.items():
             for x, y in zip(xs, there[group], strict=True):
-                C = backend.matmul(backend.matrix_transpose(_standardised(backend, x)), _standardised(backend, y))
+                C = backend.matmul(backend.matrix_transpose(_standardize(backend, x)), _standardize(backend, y))
                 C = batch_size(batch) * C
                 total[group] = total[group] + C if group in total else C
     return total
 
 
-def _standardised(backend: Backend, x: Array) -> Array:
+def _standardize(backend: Backend, x: Array) -> Array:
     """Units of mean 0 and norm 1 over the samples; a unit that never changes becomes almost 0."""
     x = widened(backend, x)
     x = x - backend.sum(x, axis=0, keepdims=True) / backend.shape(x)[0]
@@ -135,4 +137,4 @@ def _standardised(backend: Backend, x: Array) -> Array:
 def _disagreement(backend: Backend, x: Array, y: Array) -> Array:
     """One minus the mean correlation of unit i with unit i."""
     units = backend.shape(x)[1]
-    return 1.0 - backend.sum(_standardised(backend, x) * _standardised(backend, y)) / units
+    return 1.0 - backend.sum(_standardize(backend, x) * _standardize(backend, y)) / units

@@ -13,14 +13,22 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.models.model import Model
+from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.graph import PermutationGraph
 
-__all__ = ["BoundObjective", "Objective", "Params", "Sample", "Similarity"]
+__all__ = ["BoundObjective", "Objective", "Params", "Sample", "Similarity", "check_batches"]
 
 Params: TypeAlias = dict[str, Array]
 Sample: TypeAlias = Any
 Similarity: TypeAlias = Callable[[Params, Params], Mapping[str, Array]]
 """Per group, how alike every unit of A is to every unit of B."""
+
+
+def check_batches(batch_size: int | None, evaluation_batches: int) -> None:
+    """Raise `SettingError` for settings of an objective that cut its data into batches."""
+    if batch_size is not None:
+        at_least(1, batch_size=batch_size)
+    at_least(1, evaluation_batches=evaluation_batches)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class BoundObjective:
     value : callable
         ``value(params_a, params_b, sample) -> scalar``, differentiable in the parameters.
     stream : callable
-        ``stream(rng)`` yields samples to optimise on, without end.
+        ``stream(rng)`` yields samples to optimize on, without end.
     evaluation : callable
         ``evaluation()`` yields ``(weight, sample)``: the same fixed set each time, by which hard plans are compared.
         The weights sum to whatever; the mean is taken.
@@ -44,7 +52,7 @@ class BoundObjective:
         ``similarity(params_a, params_b)``: per group a matrix whose linear assignment is the group's best permutation,
         whatever the other groups do; None where groups depend on each other.
     hint : callable, optional
-        As `similarity`, of another objective that is minimised in closed form: its plan is a good start for this one.
+        As `similarity`, of another objective that is minimized in closed form: its plan is a good start for this one.
     least : float, optional
         The lowest value there can be, at which a search is over; None where it is not known.
     computes_once : bool

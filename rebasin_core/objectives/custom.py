@@ -3,15 +3,14 @@
 import inspect
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import SettingError
 from rebasin_core.models.data import as_batches, batch_size
 from rebasin_core.models.model import Model
-from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.support.settings import at_least
+from rebasin_core.objectives.base import BoundObjective, Params, Sample, check_batches
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Custom"]
@@ -19,7 +18,7 @@ __all__ = ["Custom"]
 
 @dataclass(frozen=True)
 class Custom:
-    """Minimise a function of your own.
+    """Minimize a function of your own.
 
     Choose it when none of the others says what you want; `rebasin_core.align` wraps a bare function in it for you.
 
@@ -31,6 +30,8 @@ class Custom:
         by the framework: with NumPy arrays, compute with ``autograd.numpy``.
     data : pair of arrays or iterable of pairs, optional
         Batches to call it with; without data, `batch` is None.
+    batch_size : int, optional
+        Cut a pair of arrays into batches of this size; default: one batch.
     name : str, optional
         For tables and messages; default: the function's own name.
     evaluation_batches : int, default 8
@@ -39,7 +40,7 @@ class Custom:
     Raises
     ------
     SettingError
-        The function takes neither two nor three arguments, or `evaluation_batches` is out of range.
+        The function takes neither two nor three arguments, or a setting is out of range.
 
     Examples
     --------
@@ -52,12 +53,16 @@ class Custom:
 
     function: Callable[..., Array]
     data: Any = None
+    _: KW_ONLY
+    batch_size: int | None = None
     name: str = ""
     evaluation_batches: int = 8
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise SettingError(f"expected a function of (params_a, params_b), got {self.function!r}")
+        _takes_batch(self.function)
+        check_batches(self.batch_size, self.evaluation_batches)
         if not self.name:
             object.__setattr__(self, "name", getattr(self.function, "__name__", type(self.function).__name__))
 
@@ -70,8 +75,7 @@ class Custom:
 
         if self.data is None:
             return BoundObjective(self.name, value, lambda rng: itertools.repeat(None), lambda: iter([(1.0, None)]))
-        at_least(1, evaluation_batches=self.evaluation_batches)
-        batches = as_batches(self.data)
+        batches = as_batches(self.data, self.batch_size)
         fixed = batches.first(self.evaluation_batches)
         return BoundObjective(self.name, value, batches.shuffled, lambda: ((float(batch_size(b)), b) for b in fixed))
 

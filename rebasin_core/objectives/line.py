@@ -1,25 +1,25 @@
 """Losses on the straight line between the two networks: objectives that need data.
 
-On the line, the variance of activations collapses, and interpolated running statistics of batch normalisation are
+On the line, the variance of activations collapses, and interpolated running statistics of batch normalization are
 wrong: the loss then says how far they are off, not how well the weights agree. By default, these objectives therefore
-see a network as it is once its statistics are measured anew (`rebasin_core.reestimate`): its batch normalisation
-normalises by the batch, which a gradient goes through.
+see a network as it is once its statistics are measured anew (`rebasin_core.reestimate`): its batch normalization
+normalizes by the batch, which a gradient goes through.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.line.mean import lerp
 from rebasin_core.models.batch_norms import forward_with
-from rebasin_core.models.data import Batches, as_batches, batch_size
+from rebasin_core.models.data import as_batches, batch_size
 from rebasin_core.models.model import Model
 from rebasin_core.objectives.activations import Activations
-from rebasin_core.objectives.base import BoundObjective, Params, Sample
-from rebasin_core.support.settings import at_least
+from rebasin_core.objectives.base import BoundObjective, Params, Sample, check_batches
+from rebasin_core.support.settings import at_least, one_of
 from rebasin_core.symmetry.graph import PermutationGraph
 
 __all__ = ["Midpoint", "RandomPoint"]
@@ -43,30 +43,35 @@ class Midpoint:
     evaluation_batches : int, default 8
         How many batches, the first ones, hard plans are compared on.
     normalization : {"running", "batch"}, optional
-        What batch normalisation layers normalise by. "batch": mean and variance of the batch, for a network whose
+        What batch normalization layers normalize by. "batch": mean and variance of the batch, for a network whose
         statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
         interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
-        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalisation.
+        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalization.
 
     Raises
     ------
     SettingError, DataError
         A setting is out of range, the data are no batches, or, with "batch", one has a single value per channel.
     SpecError
-        "batch", and the model is a mapping of arrays, which does not say what to normalise.
+        "batch", and the model is a mapping of arrays, which does not say what to normalize.
     """
 
     loss: Any
     data: Any
+    _: KW_ONLY
     batch_size: int | None = None
     evaluation_batches: int = 8
     normalization: str | None = None
-    name: str = "midpoint"
+    name: ClassVar[str] = "midpoint"
+
+    def __post_init__(self) -> None:
+        check_batches(self.batch_size, self.evaluation_batches)
+        _check_normalization(self.normalization)
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
         loss, forward = model.loss(self.loss), forward_with(model, self.normalization)
-        batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+        batches = as_batches(self.data, self.batch_size)
         fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, batch: Sample) -> Array:
@@ -98,36 +103,41 @@ class RandomPoint:
     batch_size : int, optional
         Cut a pair of arrays into batches of this size; default: one batch.
     strata : int, default 5
-        Equal parts of the line; their centres are the fixed places at which hard plans are compared.
+        Equal parts of the line; their centers are the fixed places at which hard plans are compared.
     evaluation_batches : int, default 8
         How many batches, the first ones, hard plans are compared on.
     normalization : {"running", "batch"}, optional
-        What batch normalisation layers normalise by. "batch": mean and variance of the batch, for a network whose
+        What batch normalization layers normalize by. "batch": mean and variance of the batch, for a network whose
         statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
         interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
-        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalisation.
+        mapping of arrays or a forward function of yours. Of no effect where there is no batch normalization.
 
     Raises
     ------
     SettingError, DataError
         A setting is out of range, the data are no batches, or, with "batch", one has a single value per channel.
     SpecError
-        "batch", and the model is a mapping of arrays, which does not say what to normalise.
+        "batch", and the model is a mapping of arrays, which does not say what to normalize.
     """
 
     loss: Any
     data: Any
+    _: KW_ONLY
     batch_size: int | None = None
     strata: int = 5
     evaluation_batches: int = 8
     normalization: str | None = None
-    name: str = "random point"
+    name: ClassVar[str] = "random point"
+
+    def __post_init__(self) -> None:
+        at_least(1, strata=self.strata)
+        check_batches(self.batch_size, self.evaluation_batches)
+        _check_normalization(self.normalization)
 
     def bind(self, model: Model, graph: PermutationGraph) -> BoundObjective:
         """Return the objective for networks of this architecture."""
-        at_least(1, strata=self.strata)
         loss, forward = model.loss(self.loss), forward_with(model, self.normalization)
-        batches = _batches(self.data, self.batch_size, self.evaluation_batches)
+        batches = as_batches(self.data, self.batch_size)
         fixed = batches.first(self.evaluation_batches)
 
         def value(a: Params, b: Params, sample: Sample) -> Array:
@@ -149,6 +159,6 @@ class RandomPoint:
         return BoundObjective(self.name, value, stream, evaluation, hint=hint, computes_once=True)
 
 
-def _batches(data: Any, size: int | None, evaluation_batches: int) -> Batches:
-    at_least(1, evaluation_batches=evaluation_batches)
-    return as_batches(data, size)
+def _check_normalization(normalization: str | None) -> None:
+    if normalization is not None:
+        one_of(("running", "batch"), normalization=normalization)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.dtypes import widened
@@ -39,7 +40,7 @@ class L2:
     25.0
     """
 
-    name: str = "L2"
+    name: ClassVar[str] = "L2"
 
     def __call__(self, params_a: Params, params_b: Params) -> Array:
         """Return the squared distance between two dictionaries of arrays."""
@@ -72,7 +73,7 @@ class Cosine:
     1.0
     """
 
-    name: str = "cosine"
+    name: ClassVar[str] = "cosine"
 
     def __call__(self, params_a: Params, params_b: Params) -> Array:
         """Return one minus the cosine between two dictionaries of arrays."""

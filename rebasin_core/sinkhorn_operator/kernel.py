@@ -1,4 +1,4 @@
-"""What all parts of the operator share: matrix-vector products, marginals and the limits of a floating type.
+"""What all parts of the operator share: matrix-vector products and the limits of a floating type.
 
 Every vector of a batch is a row, of shape (batch, 1, size): frameworks multiply batches of row vectors several times
 faster than batches of columns, and rows and columns of a plan scale by plain broadcasting.
@@ -9,25 +9,14 @@ the system has to clear fresh memory before it can be written.
 
 from typing import NamedTuple
 
-from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_narrow
 from rebasin_core.backends.protocol import Array, Backend, DtypeName
-from rebasin_core.errors import ShapeError
 
-__all__ = [
-    "Limits",
-    "apply",
-    "apply_transpose",
-    "column_errors",
-    "compute_dtype",
-    "limits_of",
-    "marginal_error",
-    "marginal_errors",
-    "scale",
-]
+__all__ = ["Limits", "Solved", "apply", "apply_transpose", "clip", "compute_dtype", "limits_of", "row_sums", "scale"]
 
 
 class Limits(NamedTuple):
-    """Where the scaling form of Sinkhorn's iterations is safe in a floating type."""
+    """What a floating type can hold, and where the scaling form of Sinkhorn's iterations is safe in it."""
 
     eps: float
     """Distance from 1 to the next number."""
@@ -41,10 +30,34 @@ class Limits(NamedTuple):
     """Smallest divisor."""
     mild: float
     """Largest logit, over tau, at which neither floor nor guard is needed: exp of several times it is finite."""
+    smallest: float
+    """Smallest normal number, and so the smallest temperature: below it, numbers lose digits or become zero."""
+    large: float
+    """Numbers up to this one can be added and doubled many times before they overflow."""
+    shrink: float
+    """The power of two that takes any finite number below `large`."""
+    steep: float
+    """At lower temperatures, a derivative, which has tau or its square in the denominator, may overflow."""
 
 
-_SINGLE = Limits(eps=2.0**-23, floor=80.0, growth=60.0, absorb=18.0, tiny=1e-30, mild=15.0)
-_DOUBLE = Limits(eps=2.0**-52, floor=600.0, growth=560.0, absorb=69.0, tiny=1e-280, mild=100.0)
+_SINGLE = Limits(
+    eps=2.0**-23, floor=80.0, growth=60.0, absorb=18.0, tiny=1e-30, mild=15.0,
+    smallest=2.0**-126, large=2.0**96, shrink=2.0**-32, steep=2.0**-40,
+)  # fmt: skip
+_DOUBLE = Limits(
+    eps=2.0**-52, floor=600.0, growth=560.0, absorb=69.0, tiny=1e-280, mild=100.0,
+    smallest=2.0**-1022, large=2.0**900, shrink=2.0**-124, steep=2.0**-400,
+)  # fmt: skip
+
+
+class Solved(NamedTuple):
+    """A plan of shape (batch, m, n), and how it came about where that was asked for."""
+
+    plan: Array
+    potentials: tuple[Array, ...] = ()
+    """Rows u and v, as the public operator defines them."""
+    iterations: tuple[Array, ...] = ()
+    """How many there were, a scalar."""
 
 
 def limits_of(backend: Backend, x: Array) -> Limits:
@@ -54,7 +67,7 @@ def limits_of(backend: Backend, x: Array) -> Limits:
 
 def compute_dtype(dtype: DtypeName) -> DtypeName:
     """The dtype in which logits of `dtype` are computed with: half precision is too coarse for marginals."""
-    return "float32" if dtype == "float32" or "16" in dtype or "float8" in dtype else "float64"
+    return "float32" if dtype == "float32" or is_narrow(dtype) else "float64"
 
 
 def apply(backend: Backend, A: Array, x: Array) -> Array:
@@ -74,74 +87,11 @@ def scale(backend: Backend, K: Array, u: Array, v: Array) -> Array:
     return P
 
 
-def column_errors(backend: Backend, sums: Array, col: Array) -> tuple[Array, Array]:
-    """Maximal and mean ``|sums - col|`` over the mean of `col`, each of shape (batch, 1, 1)."""
-    size = backend.shape(sums)[-1]
-    difference = backend.abs(sums - col)
-    mean_marginal = backend.sum(col, axis=-1, keepdims=True) / size
-    maximal = backend.max(difference, axis=-1, keepdims=True) / mean_marginal
-    mean = backend.sum(difference, axis=-1, keepdims=True) / size / mean_marginal
-    return maximal, mean
+def row_sums(backend: Backend, x: Array) -> Array:
+    """Sum over each row: (batch, m, n) to (batch, 1, m)."""
+    return backend.matrix_transpose(backend.sum(x, axis=-1, keepdims=True))
 
 
-def marginal_errors(backend: Backend, P: Array, row: Array, col: Array) -> tuple[Array, Array]:
-    """Maximal and mean error over rows and columns of plans of shape (batch, m, n), each of shape (batch,)."""
-    row_max, row_mean = column_errors(backend, backend.matrix_transpose(backend.sum(P, axis=-1, keepdims=True)), row)
-    col_max, col_mean = column_errors(backend, backend.sum(P, axis=-2, keepdims=True), col)
-    shape = backend.shape(P)[:1]
-    maximal = backend.reshape(backend.maximum(row_max, col_max), shape)
-    mean = backend.reshape(backend.maximum(row_mean, col_mean), shape)
-    return maximal, mean
-
-
-def marginal_error(plan: Array, marginals: tuple[Array, Array] | None = None) -> Array:
-    """How far a plan is from its marginals, in the maximum norm.
-
-    Parameters
-    ----------
-    plan : array, shape (..., m, n)
-        A nonnegative matrix or a batch of them.
-    marginals : tuple of arrays, optional
-        Wanted row sums, shape (m,) or (..., m), and column sums, shape (n,) or (..., n). Default: rows sum to 1,
-        columns to m / n.
-
-    Returns
-    -------
-    array, shape (...)
-        ``|sum - marginal| / mean(marginal)``, the largest over rows and columns; dimensionless.
-
-    Raises
-    ------
-    ShapeError
-        If `plan` has fewer than two axes or an empty one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> marginal_error(np.array([[0.9, 0.1], [0.3, 0.7]])).round(3).item()
-    0.2
-    """
-    backend = get_backend(plan)
-    shape = backend.shape(plan)
-    if len(shape) < 2 or 0 in shape[-2:]:
-        raise ShapeError(f"Expected a plan of shape (..., m, n) with m, n > 0, got {shape}.")
-    *batch, m, n = shape
-    if marginals is None:
-        row, col = backend.full((1, 1, m), 1.0, plan), backend.full((1, 1, n), m / n, plan)
-    else:
-        row, col = (_as_rows(backend, marginal, plan) for marginal in marginals)
-    P = backend.reshape(plan, (_count(batch), m, n))
-    return backend.reshape(marginal_errors(backend, P, row, col)[0], batch)
-
-
-def _as_rows(backend: Backend, marginal: Array, like: Array) -> Array:
-    marginal = backend.asarray(marginal, like=like)
-    *batch, size = backend.shape(marginal)
-    return backend.reshape(marginal, (_count(batch), 1, size))
-
-
-def _count(batch: list[int]) -> int:
-    count = 1
-    for size in batch:
-        count *= size
-    return count
+def clip(backend: Backend, x: Array, largest: float) -> Array:
+    """Bring entries into the range from ``-largest`` to `largest`."""
+    return backend.minimum(backend.maximum(x, -largest), largest)

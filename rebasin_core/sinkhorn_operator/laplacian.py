@@ -6,14 +6,26 @@ Eliminating the row potential from the Hessian of the dual leaves the Schur comp
 
 the Laplacian of the weighted graph on the columns with weights ``W = P^T diag(1 / a) P``. Its null space holds the
 constants, and when the plan is nearly hard ``diag(b)`` cancels ``W`` almost entirely: computed as written, S is noise.
-`SplitLaplacian` and the factorisation therefore never subtract the two; `SoftLaplacian` does, in two thirds of the
+`SplitLaplacian` and the factorization therefore never subtract the two; `SoftLaplacian` does, in two thirds of the
 time, and is for plans in which no entry is most of its row. All vectors are rows, of shape (batch, 1, n).
+
+Which method when:
+
+| system                         | columns n   | first                | where that fails                              |
+| ------------------------------ | ----------- | -------------------- | --------------------------------------------- |
+| of any plan: `solve`           | up to 256   | factorization        | conjugate gradients on the split Laplacian    |
+|                                | up to 2048  | conjugate gradients  | factorization: n^2 memory, n^3 time           |
+|                                | above       | conjugate gradients  | what they have reached                        |
+| gradient of a soft plan        | from 64     | `series`             | conjugate gradients on S as written; `solve`  |
+
+A plan is soft while no entry is more than half of its row; below 64 columns the factorization is faster anyway
+(`implicit.py` decides). A factorization fails with NaN, an iteration by reaching its cap.
 """
 
 from typing import NamedTuple
 
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.sinkhorn_operator.kernel import apply, apply_transpose, limits_of
+from rebasin_core.sinkhorn_operator.kernel import apply, apply_transpose, limits_of, row_sums
 
 __all__ = [
     "CHOLESKY_ALWAYS",
@@ -27,13 +39,11 @@ __all__ = [
 ]
 
 CHOLESKY_ALWAYS = 256
-"""Number of columns up to which the factorisation is used at once: faster than, and as accurate as, the iteration."""
-
 CHOLESKY_AT_MOST = 2048
-"""Number of columns up to which the factorisation replaces an iteration that did not converge: n^2 memory, n^3 time."""
 
+_ENOUGH = 16
 _FAST = 0.05
-"""Factor by which the squared size of the terms of a series falls at least, or conjugate gradients take over."""
+"""A series goes on while each term is smaller than this part of the one before, in squared size."""
 
 
 class SoftLaplacian(NamedTuple):
@@ -81,8 +91,8 @@ class SplitLaplacian(NamedTuple):
 def split_laplacian(backend: Backend, P: Array) -> SplitLaplacian:
     """Split the plan, and compute ``S_jj = sum_i P_ij (a_i - P_ij) / a_i`` from the parts."""
     largest, E = _without_largest(backend, P)
-    a = _row_sums(backend, P)
-    row_rest = _row_sums(backend, E)
+    a = row_sums(backend, P)
+    row_rest = row_sums(backend, E)
     col_rest = backend.sum(E, axis=-2, keepdims=True)
     ratio = row_rest / a
     # E contributes E (a - E) / a; the largest entries P - E contribute (P - E) e / a.
@@ -167,9 +177,9 @@ def conjugate_gradients(
 
 
 def cholesky(backend: Backend, P: Array, rhs: Array, refine: bool, ridge: Array | float) -> Array:
-    """Solve ``(S + diag(ridge)) x = rhs`` by factorising the n x n matrix, scaled to a unit diagonal.
+    """Solve ``(S + diag(ridge)) x = rhs`` by factorizing the n x n matrix, scaled to a unit diagonal.
 
-    A slice of the batch whose factorisation fails is NaN. The diagonal is the sum of the off-diagonal weights, all of
+    A slice of the batch whose factorization fails is NaN. The diagonal is the sum of the off-diagonal weights, all of
     one sign, so nothing cancels.
     """
     eps = limits_of(backend, P).eps
@@ -202,7 +212,7 @@ def solve(
     refine: bool = False,
     ridge: Array | float = 0.0,
 ) -> Array:
-    """Solve ``(S + diag(ridge)) x = rhs`` by whichever method suits the size, each the safety net of the other.
+    """Solve ``(S + diag(ridge)) x = rhs`` by the method that suits the size (see the table of the module).
 
     `rhs` is orthogonal to the constants; so is the solution, up to an arbitrary constant.
     """
@@ -210,13 +220,14 @@ def solve(
 
     def iterate(operand: Array) -> tuple[Array, Array]:
         S = split_laplacian(backend, P)
-        return conjugate_gradients(backend, S, rhs, relative_tolerance, max_iterations, ridge)
+        # Without rounding n iterations are enough; where many times as many are not, no number is.
+        return conjugate_gradients(backend, S, rhs, relative_tolerance, min(max_iterations, _ENOUGH * n), ridge)
 
-    def factorise(operand: Array) -> Array:
+    def factorize(operand: Array) -> Array:
         return cholesky(backend, P, rhs, refine, ridge)
 
     if n <= CHOLESKY_ALWAYS:
-        x = factorise(rhs)
+        x = factorize(rhs)
         lost = ~backend.isfinite(x)
         return backend.cond(
             backend.any(lost), lambda operand: backend.where(lost, iterate(operand)[0], operand), lambda x: x, x
@@ -226,7 +237,7 @@ def solve(
         return x
 
     def replace(operand: Array) -> Array:
-        exact = factorise(operand)
+        exact = factorize(operand)
         return backend.where(unfinished & backend.isfinite(exact), exact, operand)
 
     return backend.cond(backend.any(unfinished), replace, lambda operand: operand, x)
@@ -239,10 +250,6 @@ def _without_largest(backend: Backend, P: Array) -> tuple[Array, Array]:
     column = backend.reshape(largest, (batch, m, 1))
     E = backend.where(backend.asarray(range(n), like=largest) == column, 0.0, P)
     return backend.reshape(largest, (batch, 1, m)), E
-
-
-def _row_sums(backend: Backend, P: Array) -> Array:
-    return backend.matrix_transpose(backend.sum(P, axis=-1, keepdims=True))
 
 
 def _columns(backend: Backend, n: int, like: Array) -> Array:

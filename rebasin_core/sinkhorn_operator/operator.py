@@ -1,26 +1,88 @@
-"""The public operator: checks its arguments, shapes them for the solvers, and wires the derivative."""
+"""The public operator: reads its arguments, shapes them for the solvers, and wires the derivative."""
 
-import math
-import operator
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array, Backend
-from rebasin_core.errors import ConvergenceWarning, NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
+from rebasin_core.errors import ConvergenceWarning, SettingError
 from rebasin_core.sinkhorn_operator.accelerated import solve_to_tolerance
-from rebasin_core.sinkhorn_operator.implicit import pullback_of, temperature_cotangent
-from rebasin_core.sinkhorn_operator.kernel import compute_dtype, limits_of, marginal_errors
-from rebasin_core.sinkhorn_operator.plain import iterate, iterate_mild
+from rebasin_core.sinkhorn_operator.arguments import check_logits, check_stopping, read_start, read_temperature
+from rebasin_core.sinkhorn_operator.implicit import Temperature, pullback_of, temperature_cotangent
+from rebasin_core.sinkhorn_operator.kernel import Solved, clip, compute_dtype, limits_of
+from rebasin_core.sinkhorn_operator.marginals import marginal_errors, read_marginals
+from rebasin_core.sinkhorn_operator.plain import Iterations, iterate, iterate_mild
 
-__all__ = ["sinkhorn"]
+__all__ = ["SinkhornInfo", "sinkhorn"]
 
-_DEFAULT_NUM_ITERS = 20
+ArrayT = TypeVar("ArrayT")
+
+
+class SinkhornInfo(NamedTuple):
+    """How a plan came about: what ``sinkhorn(..., info=True)`` returns beside it.
+
+    All of it is constant to every gradient.
+    """
+
+    potentials: tuple[Array, Array]
+    """``(u, v)``, logarithms of the scalings of rows, shape (..., m), and of columns, shape (..., n):
+    ``plan = exp(logits / tau + u[..., :, None] + v[..., None, :])``, up to rounding and to entries too small to count.
+    Of the dtype that is computed with (float32 for half precision). A constant may move from u to v."""
+    iterations: Any
+    """How many there were, for all matrices of a batch together: plain ones, and with `tol` Newton steps, at all
+    temperatures on the way. An int; under a compiler, an array."""
+    error: Array
+    """Marginal error, shape (...), as `return_error` gives it."""
+    converged: Array
+    """Shape (...): whether the error is at most `tol`, or else, and with `num_iters`, whether its mean over the rows
+    and over the columns is that of rounding."""
+
+
+@overload
+def sinkhorn(
+    logits: ArrayT,
+    tau: Array | float = ...,
+    num_iters: int | None = ...,
+    tol: float | None = ...,
+    *,
+    marginals: tuple[Array, Array] | None = ...,
+    return_error: Literal[False] = ...,
+    info: Literal[False] = ...,
+    start: tuple[Array, Array] | None = ...,
+) -> ArrayT: ...
+
+
+@overload
+def sinkhorn(
+    logits: ArrayT,
+    tau: Array | float = ...,
+    num_iters: int | None = ...,
+    tol: float | None = ...,
+    *,
+    marginals: tuple[Array, Array] | None = ...,
+    return_error: Literal[True],
+    info: Literal[False] = ...,
+    start: tuple[Array, Array] | None = ...,
+) -> tuple[ArrayT, ArrayT]: ...
+
+
+@overload
+def sinkhorn(
+    logits: ArrayT,
+    tau: Array | float = ...,
+    num_iters: int | None = ...,
+    tol: float | None = ...,
+    *,
+    marginals: tuple[Array, Array] | None = ...,
+    return_error: Literal[False] = ...,
+    info: Literal[True],
+    start: tuple[Array, Array] | None = ...,
+) -> tuple[ArrayT, SinkhornInfo]: ...
 
 
 def sinkhorn(
@@ -31,11 +93,13 @@ def sinkhorn(
     *,
     marginals: tuple[Array, Array] | None = None,
     return_error: bool = False,
+    info: bool = False,
+    start: tuple[Array, Array] | None = None,
 ) -> Any:
     r"""Map logits to a doubly stochastic matrix: the Sinkhorn operator :math:`S_\tau`.
 
     The plan is the matrix :math:`P = \mathrm{diag}(u)\, e^{X / \tau}\, \mathrm{diag}(v)` with the given row and column
-    sums; it maximises :math:`\langle P, X \rangle` plus `tau` times the entropy of P, and tends to the best permutation
+    sums; it maximizes :math:`\langle P, X \rangle` plus `tau` times the entropy of P, and tends to the best permutation
     as `tau` tends to 0. It is unchanged by a constant added to a row or a column of the logits.
 
     Parameters
@@ -46,7 +110,7 @@ def sinkhorn(
         Temperature, positive, in the unit of the logits. May be differentiated. With logits of unit scale, 1 is smooth
         and cheap; at 0.1 most plans are close to a permutation, and twenty iterations no longer converge.
     num_iters : int, optional
-        What exactly so many plain iterations give, each normalising the columns and then the rows; those at the end
+        What exactly so many plain iterations give, each normalizing the columns and then the rows; those at the end
         that change nothing beyond rounding are left out. Default, where `tol` is not given either: 20. Choose it to
         reproduce published results, for a bounded cost, or at `tau` near 1.
     tol : float, optional
@@ -58,6 +122,12 @@ def sinkhorn(
         sum to 1, columns to m / n (doubly stochastic if square). Constants to the gradient.
     return_error : bool, default False
         Also return the marginal error.
+    info : bool, default False
+        Also return how the plan came about: potentials, number of iterations, marginal error.
+    start : tuple of arrays, optional
+        Potentials ``(u, v)`` of an earlier call, ``info.potentials``, for logits close to these: the iterations start
+        from them. Constants to the gradient. With `num_iters` only u counts, as each iteration begins with v; with
+        `tol` only v does, and where it is too far off, the solver starts again without it.
 
     Returns
     -------
@@ -66,6 +136,8 @@ def sinkhorn(
     error : array, shape (...), only with `return_error`
         Largest ``|sum - marginal|`` over rows and columns, each divided by the mean of its marginal; dimensionless, a
         constant to the gradient. For half precision it is that of the plan before it is rounded.
+    info : SinkhornInfo, only with `info`
+        See `SinkhornInfo`. The plan stays differentiable; what is in here is constant to the gradient.
 
     Raises
     ------
@@ -74,10 +146,11 @@ def sinkhorn(
     ShapeError
         If the logits have fewer than two axes or an empty one, `tau` is not a scalar, or marginals do not fit.
     NonFiniteError
-        If the logits hold NaN or infinity.
+        If the logits or `start` hold NaN or infinity, or, in the backward pass, if a derivative overflows.
     SettingError
-        If `tau`, `num_iters` or `tol` is out of range, `num_iters` and `tol` are both given, or the marginals are not
-        positive or of unequal mass.
+        If `tau`, `num_iters` or `tol` is out of range, `num_iters` and `tol` or `info` and `return_error` are both
+        given, or the marginals are not positive or of unequal mass. The range of `tau` is that of the normal numbers
+        of the dtype that is computed with.
     NotImplementedError
         If a third derivative is asked for.
 
@@ -92,6 +165,11 @@ def sinkhorn(
     cost of one linear solve: the iterations are never unrolled and memory does not grow with their number. It is linear
     in the cotangent, and has a derivative itself. Where `num_iters` stops early, that is the gradient of the operator
     with the sums reached, not of the truncated iterations.
+
+    Any finite logits give a finite plan, whatever their size: one that is out of reach of `tau` is zero, as it would be
+    with more digits. Derivatives grow with ``1 / tau``; one that the dtype computed with cannot hold is refused. Where
+    only the cast back to half precision overflows, it becomes infinite, as a gradient scaler expects it to. Compiled
+    code cannot read values: there, nothing that depends on them is checked.
 
     References
     ----------
@@ -108,29 +186,54 @@ def sinkhorn(
     >>> plan, error = sinkhorn(logits, tau=0.1, tol=1e-8, return_error=True)
     >>> plan.round(3).tolist(), bool(error <= 1e-8)
     ([[1.0, 0.0], [0.0, 1.0]], True)
+
+    Potentials of one call shorten the next:
+
+    >>> plan, info = sinkhorn(logits, tau=0.1, tol=1e-8, info=True)
+    >>> _, again = sinkhorn(logits, tau=0.1, tol=1e-8, info=True, start=info.potentials)
+    >>> again.converged.item(), again.iterations < info.iterations
+    (True, True)
     """
     backend = get_backend(logits)
-    dtype, shape, largest = _check_logits(backend, logits)
-    num_iters, tol = _check_stopping(num_iters, tol)
-    _check_temperature(backend, tau)
-    working = compute_dtype(dtype)
-    X = backend.reshape(backend.astype(logits, working), (-1, *shape[-2:]))
-    row, col, row_mean = _marginals(backend, marginals, X, shape)
+    dtype, shape, largest = check_logits(backend, logits)
+    num_iters, tol = check_stopping(num_iters, tol)
+    if info and return_error:
+        raise SettingError("expected info or return_error, got both; with info=True the error is info.error")
+    X = backend.reshape(backend.astype(logits, compute_dtype(dtype)), (-1, *shape[-2:]))
+    scalar, value = read_temperature(backend, tau, X)
+    row, col, row_mean = read_marginals(backend, marginals, X, shape, dtype)
+    first = read_start(backend, start, X, shape)
 
-    constant = isinstance(tau, Real)
-    is_mild = constant and largest is not None and largest / float(tau) <= limits_of(backend, X).mild
-    forward = _operator_of(backend, num_iters, tol, constant, constant and tau == 1, is_mild)
-    P = forward(X, _as_scalar(backend, tau, X), row, col)
-    error = None
-    if tol is not None or return_error:
+    limits = limits_of(backend, X)
+    is_constant = isinstance(tau, Real)
+    is_mild = is_constant and largest is not None and value is not None and largest / limits.mild <= value
+    temperature = Temperature(is_constant, is_constant and tau == 1, value is None or value < limits.steep)
+    operator = _Operator(backend, num_iters, tol, temperature, is_mild)
+    if info or first is not None:
+        solved = operator.solve(*map(backend.stop_gradient, (X, scalar)), row, col, first, info)
+        P = _derivative_of(backend, temperature)(X, scalar, solved.plan)
+    else:
+        P = _registered(operator)(X, scalar, row, col)
+
+    batch, error = shape[:-2], None
+    if tol is not None or return_error or info:
         error, mean_error = marginal_errors(backend, backend.stop_gradient(P), row, col)
+        converged = (error <= (tol or 0.0)) | (mean_error <= 4.0 * limits.eps)
         if tol is not None:
-            _warn_unless_converged(backend, error, mean_error, tol)
-
+            _warn_unless_converged(backend, error, converged, tol)
+        error = backend.reshape(error, batch)
     if row_mean is not None:
         P = row_mean * P
     plan = backend.astype(backend.reshape(P, shape), dtype)
-    return (plan, backend.reshape(error, shape[:-2])) if return_error else plan
+    if not info:
+        return (plan, error) if return_error else plan
+    u, v = (clip(backend, potential, limits.large) for potential in solved.potentials)
+    u = u if row_mean is None else u + backend.log(row_mean)
+    potentials = tuple(backend.reshape(x, (*batch, size)) for x, size in zip((u, v), shape[-2:], strict=True))
+    (iterations,) = solved.iterations
+    if backend.is_concrete(iterations):
+        iterations = int(backend.to_numpy(iterations))
+    return plan, SinkhornInfo(potentials, iterations, error, backend.reshape(converged, batch))
 
 
 # --- the differentiable function --------------------------------------------------------------------------------------
@@ -140,165 +243,80 @@ class _Operator(NamedTuple):
     backend: Backend
     num_iters: int | None
     tol: float | None
-    tau_is_constant: bool
-    tau_is_one: bool
+    temperature: Temperature
     is_mild: bool
     """Whether the logits are known to be small over tau; else that is found out."""
 
-    def primal(self, X: Array, tau: Array, row: Array, col: Array) -> Array:
+    def solve(
+        self,
+        X: Array,
+        tau: Array,
+        row: Array,
+        col: Array,
+        start: tuple[Array, Array] | None = None,
+        with_potentials: bool = False,
+    ) -> Solved:
         """Evaluate the operator."""
-        if self.num_iters is not None:
-            plain = iterate_mild if self.is_mild else iterate
-            return plain(self.backend, X, None if self.tau_is_one else tau, row, col, self.num_iters)
-        assert self.tol is not None
-        return solve_to_tolerance(self.backend, X, tau, row, col, self.tol)
+        u, v = (None, None) if start is None else start
+        # A division by a small tau may overflow to -inf, whose exponential is the zero that is meant.
+        with np.errstate(over="ignore"):
+            if self.num_iters is not None:
+                problem = Iterations(
+                    self.backend,
+                    None if self.temperature.is_one else tau,
+                    row,
+                    col,
+                    self.num_iters,
+                    u,
+                    with_potentials,
+                )
+                return (iterate_mild if self.is_mild else iterate)(problem, X)
+            assert self.tol is not None
+            return solve_to_tolerance(self.backend, X, tau, row, col, self.tol, v, with_potentials)
+
+    def primal(self, X: Array, tau: Array, row: Array, col: Array) -> Array:
+        """The plan alone."""
+        return self.solve(X, tau, row, col).plan
 
     def vjp(
         self, G: Array, P: Array, X: Array, tau: Array, row: Array, col: Array
     ) -> tuple[Array, Array | None, None, None]:
-        """Pull a cotangent back; made of functions that have a derivative themselves."""
-        X_cotangent = pullback_of(self.backend, self.tau_is_constant, self.tau_is_one)(X, tau, G, P)
-        if self.tau_is_constant:
-            return X_cotangent, None, None, None
-        return X_cotangent, temperature_cotangent(self.backend, X, tau, X_cotangent), None, None
+        """Pull a cotangent back; constant in the marginals."""
+        return *_cotangents(self.backend, self.temperature, G, P, X, tau), None, None
+
+
+def _cotangents(
+    backend: Backend, temperature: Temperature, G: Array, P: Array, X: Array, tau: Array
+) -> tuple[Array, Array | None]:
+    """Cotangents of the logits and of tau, made of functions that have a derivative themselves."""
+    X_cotangent = pullback_of(backend, temperature)(X, tau, G, P)
+    return X_cotangent, None if temperature.is_constant else temperature_cotangent(backend, P, X_cotangent)
 
 
 @lru_cache(maxsize=256)
-def _operator_of(
-    backend: Backend, num_iters: int | None, tol: float | None, tau_is_constant: bool, tau_is_one: bool, is_mild: bool
-) -> Callable[..., Array]:
-    function = _Operator(backend, num_iters, tol, tau_is_constant, tau_is_one, is_mild)
-    return backend.custom_vjp(function.primal, function.vjp)
+def _registered(operator: _Operator) -> Callable[..., Array]:
+    return operator.backend.custom_vjp(operator.primal, operator.vjp)
 
 
-# --- arguments --------------------------------------------------------------------------------------------------------
-def _check_logits(backend: Backend, logits: Array) -> tuple[str, tuple[int, ...], float | None]:
-    """Return their dtype, their shape, and the largest of their absolute values, where it can be read."""
-    dtype, shape = backend.dtype(logits), backend.shape(logits)
-    if "float" not in dtype:
-        raise UnsupportedArrayError(
-            f"Expected logits of a real floating dtype, got {dtype}. Convert them first, for instance to float32."
-        )
-    if len(shape) < 2 or 0 in shape:
-        raise ShapeError(
-            f"Expected logits of shape (..., m, n) without an empty axis, got {shape}. "
-            "A single matrix has shape (m, n), a batch (batch, m, n)."
-        )
-    if not backend.is_concrete(logits):
-        return dtype, shape, None
-    values = backend.stop_gradient(logits)
-    largest = float(backend.maximum(backend.max(values), -backend.min(values)))
-    if not math.isfinite(largest):
-        raise NonFiniteError(
-            "Expected finite logits, got NaN or infinity. To forbid an entry, give it a low finite logit, such as the "
-            "smallest one minus 50 tau; if a training run produced this, lower its learning rate."
-        )
-    return dtype, shape, largest
+@lru_cache(maxsize=32)
+def _derivative_of(backend: Backend, temperature: Temperature) -> Callable[..., Array]:
+    """``(X, tau, P) -> P``, with the derivative of the operator at the plan P, which was solved for before."""
+
+    def vjp(G: Array, output: Array, X: Array, tau: Array, P: Array) -> tuple[Array, Array | None, None]:
+        return *_cotangents(backend, temperature, G, output, X, tau), None
+
+    def primal(X: Array, tau: Array, P: Array) -> Array:
+        return backend.reshape(P, backend.shape(P))  # a view: frameworks keep inputs and outputs apart
+
+    return backend.custom_vjp(primal, vjp)
 
 
-def _check_stopping(num_iters: int | None, tol: float | None) -> tuple[int | None, float | None]:
-    if num_iters is not None and tol is not None:
-        raise SettingError(
-            f"Expected num_iters or tol, got both ({num_iters!r}, {tol!r}). Pass num_iters= for a fixed number of "
-            "iterations, or tol= to iterate until the marginals are met."
-        )
-    if tol is not None:
-        value: Any = tol
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < math.inf:
-            raise SettingError(f"Expected tol to be a positive number, got {tol!r}. Pass for instance tol=1e-4.")
-        return None, float(value)
-    if num_iters is None:
-        return _DEFAULT_NUM_ITERS, None
-    try:
-        count = -1 if isinstance(num_iters, bool) else operator.index(num_iters)
-    except TypeError:
-        count = -1
-    if count < 1:
-        raise SettingError(
-            f"Expected num_iters to be a positive int, got {num_iters!r}. Pass for instance num_iters=20."
-        )
-    return count, None
-
-
-def _check_temperature(backend: Backend, tau: Array | float) -> None:
-    value: Any = tau
-    if not isinstance(value, Real):
-        found = get_backend(value)
-        if found is not backend:
-            raise UnsupportedArrayError(
-                f"Expected tau to be a float or an array of {backend.name} like the logits, got an array of "
-                f"{found.name}. Pass float(tau)."
-            )
-        if backend.shape(value) != ():
-            raise ShapeError(f"Expected a scalar tau, got shape {backend.shape(value)}. Pass one temperature per call.")
-        if not backend.is_concrete(value):
-            return
-        value = backend.to_numpy(value).item()
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < math.inf:
-        raise SettingError(f"Expected tau to be positive and finite, got {value!r}. Pass for instance tau=1.0.")
-
-
-def _as_scalar(backend: Backend, tau: Array | float, like: Array) -> Array:
-    return backend.asarray(float(tau) if isinstance(tau, Real) else tau, like=like)
-
-
-def _marginals(
-    backend: Backend, marginals: tuple[Array, Array] | None, X: Array, shape: tuple[int, ...]
-) -> tuple[Array, Array, Array | None]:
-    """Row and column sums as row vectors, scaled to rows of mean 1, and the scale, of shape (batch or 1, 1, 1)."""
-    *batch, m, n = shape
-    if marginals is None:
-        return backend.full((1, 1, m), 1.0, X), backend.full((1, 1, n), m / n, X), None
-    try:
-        row, col = marginals
-    except (TypeError, ValueError):
-        raise ShapeError(
-            "Expected marginals to be a pair (row sums, column sums), got something else. Pass marginals=(row, col)."
-        ) from None
-    row = _check_marginal(backend, row, "row", m, batch, X)
-    col = _check_marginal(backend, col, "column", n, batch, X)
-    row_mass, col_mass = backend.sum(row, axis=-1, keepdims=True), backend.sum(col, axis=-1, keepdims=True)
-    if backend.is_concrete(row_mass) and backend.is_concrete(col_mass):
-        # float32 sums of many terms differ by more than a unit of rounding.
-        slack = 1e-4 if backend.dtype(X) == "float32" else 1e-9
-        if backend.any(backend.abs(row_mass - col_mass) > slack * row_mass):
-            raise SettingError(
-                f"Expected row and column sums of equal mass, got {_numbers(backend, row_mass)} and "
-                f"{_numbers(backend, col_mass)}. Rescale one of them, as in col * row.sum() / col.sum()."
-            )
-    row_mean = row_mass / m
-    # Equal mass to the last digit: Newton's linear systems have a solution only then.
-    return row / row_mean, col * (row_mass / col_mass) / row_mean, row_mean
-
-
-def _check_marginal(backend: Backend, marginal: Array, which: str, size: int, batch: list[int], like: Array) -> Array:
-    marginal = backend.stop_gradient(backend.asarray(marginal, like=like))
-    shape = backend.shape(marginal)
-    if shape not in ((size,), (*batch, size)):
-        expected = f"({size},)" if not batch else f"({size},) or {(*batch, size)}"
-        raise ShapeError(f"Expected {which} sums of shape {expected} for these logits, got {shape}.")
-    if backend.is_concrete(marginal) and backend.any(~(backend.isfinite(marginal) & (marginal > 0.0))):
-        raise SettingError(
-            f"Expected positive, finite {which} sums, got {_numbers(backend, marginal)}. Drop the {which}s that are to "
-            "stay empty from the logits."
-        )
-    return backend.reshape(marginal, (-1, 1, size))
-
-
-def _numbers(backend: Backend, x: Array) -> str:
-    return np.array2string(backend.to_numpy(x).ravel(), precision=6, threshold=6)
-
-
-def _warn_unless_converged(backend: Backend, error: Array, mean_error: Array, tol: float) -> None:
-    if not backend.is_concrete(error):
-        return
-    floor = 4.0 * limits_of(backend, error).eps
-    missed = (error > tol) & (mean_error > floor)
-    if backend.any(missed):
+def _warn_unless_converged(backend: Backend, error: Array, converged: Array, tol: float) -> None:
+    if backend.is_concrete(error) and backend.any(~converged):
         worst = float(np.max(backend.to_numpy(error)))
         warnings.warn(
-            f"The marginal error is {worst:.1e} where tol={tol:.1e} was asked for. Raise tau or tol, or pass float64 "
-            "logits.",
+            f"the marginal error is {worst:.1e} where tol={tol:.1e} was asked for; raise tau or tol, or pass float64 "
+            "logits",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -1,12 +1,11 @@
-"""What a solver takes and returns."""
+"""What a solver returns."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
-from rebasin_core.solvers.problem import Problem
 from rebasin_core.symmetry.plan import Plan
 
-__all__ = ["HistoryEntry", "Solution", "Solver"]
+__all__ = ["HistoryEntry", "Solution"]
 
 
 class HistoryEntry(NamedTuple):
@@ -45,17 +44,3 @@ class Solution:
     history: tuple[HistoryEntry, ...]
     converged: bool
     stop_reason: str
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """Anything that can minimise an objective over the plans of a graph."""
-
-    @property
-    def name(self) -> str:
-        """For tables and messages."""
-        ...
-
-    def solve(self, problem: Problem, progress: bool = False) -> Solution:
-        """Return the best hard plan found."""
-        ...

@@ -1,13 +1,13 @@
 """Where weight matching sets out: from nothing known, one group after the other, the most certain first."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.solvers.lazy import LazyParams, reordered, widened_params
+from rebasin_core.solvers.lazy import LazyParams, reorder_params, widen_params
 from rebasin_core.solvers.scores import Reading, Scores
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.assignment import linear_assignment
@@ -27,7 +27,7 @@ def first_guess(
 ) -> Plan:
     """Match every group once, by what can be said of it while the groups beside it are still unknown.
 
-    An unknown group mixes its units evenly, by the centre of the doubly stochastic matrices. What is left of a weight
+    An unknown group mixes its units evenly, by the center of the doubly stochastic matrices. What is left of a weight
     matrix is its row sums: they are the same whatever the permutation of the columns, so that they tell the rows apart
     before anything is known of the columns. Of all groups, the one whose assignment stands out most from chance is
     fixed, then those beside it are looked at again.
@@ -54,7 +54,7 @@ def first_guess(
     Notes
     -----
     ``S = d <A, pi_P(B)> / dP`` of the group, all of whose occurrences are mixed evenly, holds what every pair of units
-    adds to the similarity. With ``D`` its double-centred form (adding a number to a row or a column favours no
+    adds to the similarity. With ``D`` its double-centerd form (adding a number to a row or a column favours no
     permutation), an assignment stands out by the mean of the entries it picks over the root mean square of the others.
 
     Examples
@@ -77,10 +77,11 @@ def first_guess_and_params(
     params_b: Mapping[str, Array],
     backend: Backend,
     scores: Scores | None = None,
+    tell: Callable[[Plan], None] | None = None,
 ) -> tuple[Plan, dict[str, Array] | LazyParams]:
-    """`first_guess`, and the learned parameters of B as they then lie, which it had to move on its way."""
+    """`first_guess`, and the learned parameters of B in its order; `tell` is called with the plan after every group."""
     names, known = graph.learned, scores or Scores(graph, backend)
-    a, b = (widened_params(backend, params, names) for params in (params_a, params_b))
+    a, b = (widen_params(backend, params, names) for params in (params_a, params_b))
     touching = {g: [name for name in names if g in graph.axes[name].groups] for g in graph.groups}
     unknown = {g for g in graph.groups if touching[g]}
     plan = Plan.identity(graph)
@@ -97,15 +98,17 @@ def first_guess_and_params(
         unknown.remove(group)
         plan = plan.replace(group, perm)
         known.move(group, perm, touching[group])
-        b.update(reordered(backend, b, touching[group], graph, group, perm))
+        b.update(reorder_params(backend, b, touching[group], graph, group, perm))
         for name in touching[group]:
             for beside in graph.axes[name].groups:
                 found.pop(beside, None)
+        if tell is not None:
+            tell(plan)
     return plan, b
 
 
 def uniform_matrices(graph: PermutationGraph) -> dict[str, np.ndarray]:
-    """Per group, the centre of the doubly stochastic matrices: every entry 1 / n."""
+    """Per group, the center of the doubly stochastic matrices: every entry 1 / n."""
     return {g: _uniform_matrix(graph, g) for g in graph.groups}
 
 
@@ -145,8 +148,8 @@ def _match(
         return total
 
     if quadratic:
-        centre = backend.asarray(_uniform_matrix(graph, group), like=quadratic[0][2])
-        scores = scores + backend.to_numpy(backend.value_and_grad(similarity, {group: centre})[1][group])
+        center = backend.asarray(_uniform_matrix(graph, group), like=quadratic[0][2])
+        scores = scores + backend.to_numpy(backend.value_and_grad(similarity, {group: center})[1][group])
     perm = linear_assignment(scores)
     scores = scores.astype(np.float64, copy=False)
     # In place: the scores of a wide group are the most that there is of it in memory.

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, cycle, islice
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,11 +15,11 @@ from rebasin_core.objectives.weights import inner_product
 from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.first_guess import uniform_matrices
 from rebasin_core.solvers.line_search import backtracking_step, polynomial_step
-from rebasin_core.solvers.matched import see_matchings
+from rebasin_core.solvers.matchings import see_matchings
 from rebasin_core.solvers.polish import polish
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import Matrices, Relaxation, relax
-from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.solvers.search import OVER, Search, run_search
 from rebasin_core.support.progress import Progress, progress_bar
 from rebasin_core.support.settings import at_least, not_negative
 from rebasin_core.symmetry.assignment import linear_assignment
@@ -25,16 +28,16 @@ from rebasin_core.symmetry.soft_plan import SoftPlan
 
 __all__ = ["FrankWolfe"]
 
-# How far the starts lie from the centre towards the best plan so far, in turn.
+# How far the starts lie from the center towards the best plan so far, in turn.
 HEIGHTS = (0.0, 0.5, 0.75)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrankWolfe:
-    """Minimise any differentiable objective over soft plans by steps towards hard ones.
+    """Minimize any differentiable objective over soft plans by steps towards hard ones.
 
-    The objective is linearised at the doubly stochastic matrices ``P`` of all groups. The hard plan that is best for
-    the linearisation is a linear assignment per group; the step goes part of the way from P to it,
+    The objective is linearized at the doubly stochastic matrices ``P`` of all groups. The hard plan that is best for
+    the linearization is a linear assignment per group; the step goes part of the way from P to it,
     ``P + t (V - P)``, which is doubly stochastic again. No operator, no temperature, no learning rate.
 
     A distance of weights is a polynomial in the step, so that the best step is found exactly; any other objective is
@@ -43,9 +46,10 @@ class FrankWolfe:
     where that is affordable. The best hard plan seen is returned; the identity and the plan of weight matching count as
     seen, so that it is never worse than either.
 
-    The first start sets out from the centre of the doubly stochastic matrices, where nothing is decided, the next ones
+    The first start sets out from the center of the doubly stochastic matrices, where nothing is decided, the next ones
     from half-way and three quarters of the way to the best plan so far. Further starts repeat these three; in place of
-    one that would be the same again, they set out from a random soft plan.
+    one that would be the same again, they set out from a random soft plan. With a plan to start from, the first start
+    sets out from three quarters of the way to it.
 
     Choose it when weight matching gets stuck (many groups, deep residual networks, narrow layers), and for losses on a
     few batches: it has neither a temperature nor a learning rate, and needs fewer steps than `Sinkhorn`, whose steps
@@ -58,7 +62,7 @@ class FrankWolfe:
     max_steps : int, default 100
         Steps per start.
     tol : float, default 1e-6
-        Stop a start when the gap ``<gradient, P - V>``, how much the linearisation can still fall, is below this share
+        Stop a start when the gap ``<gradient, P - V>``, how much the linearization can still fall, is below this share
         of the terms that it is the difference of.
     max_swaps : int, optional
         Hard plans that the final local search may judge; 0 leaves it out. Default: by the size of the network and of
@@ -74,7 +78,7 @@ class FrankWolfe:
     .. [1] D. Crisostomi, M. Fumero, D. Baieri, F. Bernard, E. Rodolà. C2M3: Cycle-Consistent Multi-Model Merging.
        NeurIPS 2024, Algorithm 1, for a pair of networks.
     .. [2] J. Vogelstein et al. Fast Approximate Quadratic Programming for Graph Matching. PLOS ONE 2015: one
-       group, from the centre.
+       group, from the center.
 
     Examples
     --------
@@ -93,7 +97,7 @@ class FrankWolfe:
     max_steps: int = 100
     tol: float = 1e-6
     max_swaps: int | None = None
-    name: str = "Frank-Wolfe"
+    name: ClassVar[str] = "Frank-Wolfe"
 
     def __post_init__(self) -> None:
         at_least(1, num_starts=self.num_starts, max_steps=self.max_steps)
@@ -101,7 +105,7 @@ class FrankWolfe:
         if self.max_swaps is not None:
             at_least(0, max_swaps=self.max_swaps)
 
-    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+    def solve(self, problem: Problem, progress: bool = True) -> Solution:
         """Return the best hard plan seen.
 
         Raises
@@ -111,18 +115,23 @@ class FrankWolfe:
         NonFiniteError
             The objective is NaN or infinite for a soft plan.
         """
-        search, rng = Search(problem), problem.rng()
+        return run_search(problem, partial(self._find, progress=progress))
+
+    def _find(self, search: Search, progress: bool) -> tuple[bool, str]:
+        problem, rng = search.problem, search.problem.rng()
         see_matchings(search, progress)
         if not problem.graph.groups or (problem.objective.matches_weights and not problem.learned):
-            return search.solution(True, "there is nothing to permute")
+            return True, "there is nothing to permute"
         relaxation = relax(problem)
         tried: set[tuple[Plan, float]] = set()
         unfinished = 0
+        # Lazily, since all but the plan to start from set out for the best plan by then.
+        ends = chain([(problem.start, HEIGHTS[-1])] if problem.start else [], ((None, h) for h in cycle(HEIGHTS)))
         with progress_bar(None, f"Frank-Wolfe, {problem.objective.name}", progress) as bar:
-            for start in range(self.num_starts):
+            for plan, height in islice(ends, self.num_starts):
                 if search.is_over:
                     break
-                soft = _start(problem, search.plan, HEIGHTS[start % len(HEIGHTS)], tried, rng)
+                soft = _start(problem, plan or search.plan, height, tried, rng)
                 matrices = {g: problem.backend.asarray(m, like=relaxation.like) for g, m in soft.items()}
                 matrices, finished = self._descend(problem, relaxation, matrices, search, bar)
                 unfinished += not finished
@@ -130,13 +139,13 @@ class FrankWolfe:
                 search.step(nearest, search.see(nearest))
         polished = polish(search, self.max_swaps, progress)
         if search.is_over:
-            return search.solution(True, OVER)
+            return True, OVER
         stopped = (
             f"{unfinished} of {self.num_starts} starts reached max_steps={self.max_steps}"
             if unfinished
             else "the gap vanished"
         )
-        return search.solution(not unfinished, f"{stopped}; {polished}" if polished else stopped)
+        return not unfinished, f"{stopped}; {polished}" if polished else stopped
 
     def _descend(
         self, problem: Problem, relaxation: Relaxation, matrices: Matrices, search: Search, bar: Progress
@@ -172,14 +181,14 @@ class FrankWolfe:
 def _start(
     problem: Problem, plan: Plan, height: float, tried: set[tuple[Plan, float]], rng: np.random.Generator
 ) -> Mapping[str, Array]:
-    """Return a soft plan that high above the centre towards a plan, or a random one where that was tried already."""
-    # At the centre itself, it does not matter towards which plan.
+    """Return a soft plan that high above the center towards a plan, or a random one where that was tried already."""
+    # At the center itself, it does not matter towards which plan.
     key = (plan if height else Plan.identity(problem.graph), height)
     if key in tried:
         return SoftPlan.random(problem.graph, rng)
     tried.add(key)
-    centre = uniform_matrices(problem.graph)
-    return {g: (1 - height) * centre[g] + height * m for g, m in SoftPlan.from_plan(plan).items()}
+    center = uniform_matrices(problem.graph)
+    return {g: (1 - height) * center[g] + height * m for g, m in SoftPlan.from_plan(plan).items()}
 
 
 def _along(start: Matrices, segment: Matrices, t: float) -> Matrices:

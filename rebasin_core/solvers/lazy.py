@@ -10,14 +10,12 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.dtypes import widened
 from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.support.chunks import CHUNK
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 
-__all__ = ["LazyParams", "reorder", "reordered", "widened_params"]
-
-# Numbers that are moved at once.
-CHUNK = 2**16
+__all__ = ["LazyParams", "reorder", "reorder_params", "widen_params"]
 
 
 class LazyParams(Mapping[str, Array]):
@@ -74,12 +72,12 @@ class LazyParams(Mapping[str, Array]):
         return LazyParams(self._read, self._graph, plan, self._names)
 
     def update(self, other: "dict[str, Array] | LazyParams") -> None:
-        """Lie as `other` does, which `reordered` made of these."""
+        """Lie as `other` does, which `reorder_params` made of these."""
         assert isinstance(other, LazyParams)
         self.plan = other.plan
 
 
-def widened_params(
+def widen_params(
     backend: Backend, params: Mapping[str, Array], names: Collection[str]
 ) -> dict[str, Array] | LazyParams:
     """Some of the parameters, half precision as float32; of lazy ones, none is read."""
@@ -88,7 +86,7 @@ def widened_params(
     return {name: widened(backend, params[name]) for name in names}
 
 
-def reordered(
+def reorder_params(
     backend: Backend,
     params: dict[str, Array] | LazyParams,
     names: Collection[str],

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.errors import DataError
 from rebasin_core.models.data import batch_size
 from rebasin_core.solvers.problem import Problem
@@ -16,7 +17,7 @@ from rebasin_core.support.progress import Progress, progress_bar
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.symmetry.soft_plan import SoftPlan
 
-__all__ = ["Pair", "pairs", "polish", "promising_pairs", "swapped"]
+__all__ = ["Pair", "pairs", "polish", "promising_pairs", "swap_units"]
 
 Pair: TypeAlias = tuple[str, tuple[int, ...], int, int]
 """A group, the place of its parent (empty without one), and two places of its permutation."""
@@ -57,10 +58,10 @@ def polish(search: Search, max_swaps: int | None, progress: bool) -> str:
             _assign(search, start)
         return "then no group of the best plans improves"
     allowed = affordable_swaps(problem) if max_swaps is None else max_swaps
-    neighbours = sum(perm.size * (perm.shape[-1] - 1) // 2 for perm in search.plan.values())
+    neighbors = sum(perm.size * (perm.shape[-1] - 1) // 2 for perm in search.plan.values())
     # All swaps need a round to find what helps and one to see that nothing else does.
-    limit = None if LEAST_ROUNDS * neighbours <= allowed else PROMISING
-    if allowed < LEAST_ROUNDS * min(neighbours, PROMISING) or not neighbours:
+    limit = None if LEAST_ROUNDS * neighbors <= allowed else PROMISING
+    if allowed < LEAST_ROUNDS * min(neighbors, PROMISING) or not neighbors:
         return ""
     optima, left = 0, allowed
     with progress_bar(None, f"swaps, {problem.objective.name}", progress) as bar:
@@ -78,7 +79,7 @@ def polish(search: Search, max_swaps: int | None, progress: bool) -> str:
 def affordable_swaps(problem: Problem) -> int:
     """How many plans may be judged for `WORK`: parameters times the places where the evaluation set uses each."""
     uses = sum(_uses(sample) for _, sample in problem.objective.evaluation())
-    most = MOST_SWAPS if problem.backend.vectorises else MOST_SWAPS_IN_A_LOOP
+    most = MOST_SWAPS if problem.backend.vectorizes else MOST_SWAPS_IN_A_LOOP
     return int(min(most, WORK // max(1, problem.size * uses)))
 
 
@@ -112,7 +113,7 @@ def promising_pairs(problem: Problem, plan: Plan, count: int) -> list[Pair]:
     return [pair for _, pair in sorted(found, key=lambda item: -item[0])[:count]]
 
 
-def swapped(plan: Plan, pairs: list[Pair]) -> Plan:
+def swap_units(plan: Plan, pairs: list[Pair]) -> Plan:
     """Return the plan in which the units at these places have changed places."""
     perms = {group: np.array(perm) for group, perm in plan.items()}
     for group, at, i, j in pairs:
@@ -140,13 +141,14 @@ def _uses(sample: object) -> int:
     axes = tuple(getattr(inputs, "shape", ()))[1:]
     if len(axes) > 1:
         return int(count * np.prod(axes) // max(1, min(axes)))
-    indices = bool(axes) and "float" not in str(inputs.dtype)
+    indices = bool(axes) and not is_floating(str(inputs.dtype))
     return count * (int(axes[0]) if indices else 1)
 
 
 def _assign(search: Search, plan: Plan) -> None:
     problem = search.problem
-    sweeps = descend(problem.graph, problem.params_a, problem.params_b, plan, problem.rng(), problem.backend)
+    networks = problem.params_a, problem.params_b
+    sweeps = descend(problem.graph, *networks, plan, problem.rng(), problem.backend, tell=search.consider)
     for better, _ in islice(sweeps, 100):
         search.step(better, search.see(better))
 
@@ -158,12 +160,12 @@ def _swap(search: Search, plan: Plan, left: int, limit: int | None, bar: Progres
         candidates = list(pairs(plan)) if limit is None else promising_pairs(search.problem, plan, limit)
         if spent + len(candidates) > left:
             return spent, False
-        values = search.see_all([swapped(plan, [pair]) for pair in candidates])
+        values = search.see_all([swap_units(plan, [pair]) for pair in candidates])
         helping = [candidates[i] for i in np.argsort(values, kind="stable") if values[i] < value]
         spent += len(candidates)
         if not helping:
             return spent, True
-        plans = [swapped(plan, chosen) for chosen in _prefixes(_apart(helping))]
+        plans = [swap_units(plan, chosen) for chosen in _prefixes(_apart(helping))]
         values = search.see_all(plans)
         spent += len(plans) - 1
         best = int(np.argmin(values))

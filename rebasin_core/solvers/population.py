@@ -1,4 +1,4 @@
-"""Many plans of one problem, judged and differentiated in one vectorised call."""
+"""Many plans of one problem, judged and differentiated in one vectorized call."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params, Sample
-from rebasin_core.solvers.fits import differentiable
+from rebasin_core.solvers.fits import check_differentiable
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.plan import Plan
@@ -19,15 +19,15 @@ ROOM = 2**22
 
 
 class Population:
-    """Values of several plans at once, by the framework's vectorising transformation.
+    """Values of several plans at once, by the framework's vectorizing transformation.
 
-    An objective that the framework cannot vectorise (it reads values, or branches on them) is computed plan by plan
+    An objective that the framework cannot vectorize (it reads values, or branches on them) is computed plan by plan
     instead, with the same results.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.vectorised = True
+        self.vectorized = True
 
     def soft_values(self, matrices: Mapping[str, Array], sample: Sample) -> Array:
         """Objective of every soft plan on one sample, shape (plans,); differentiable in the matrices.
@@ -43,20 +43,21 @@ class Population:
 
         def value(row: dict[str, Array]) -> Array:
             found = self.problem.soft_value(SoftPlan(row, parents), sample)
-            return differentiable(found, self.problem.objective)
+            return check_differentiable(found, self.problem.objective)
 
         return self._map(value, dict(matrices))
 
-    def judge(self, plans: Sequence[Plan]) -> list[float]:
-        """Objective of every hard plan on the fixed evaluation set, as `Problem.judge` computes it, to rounding."""
-        at_once = max(1, ROOM // max(1, self.problem.size))
-        values: list[float] = []
-        for start in range(0, len(plans), at_once):
-            values += self._judge(plans[start : start + at_once])
-        return values
+    @property
+    def at_once(self) -> int:
+        """How many plans may be judged in one call."""
+        return max(1, ROOM // max(1, self.problem.size))
 
-    def _judge(self, plans: Sequence[Plan]) -> list[float]:
-        if len(plans) == 1 or not self.vectorised:
+    def judge(self, plans: Sequence[Plan]) -> list[float]:
+        """Objective of every hard plan on the fixed evaluation set, as `Problem.judge` computes it, to rounding.
+
+        At most `at_once` of them, since each needs a copy of the parameters.
+        """
+        if len(plans) <= 1 or not self.vectorized:
             return [self.problem.judge(plan) for plan in plans]
         problem, backend = self.problem, self.problem.backend
         perms = {
@@ -84,9 +85,9 @@ class Population:
     def _map(self, fun: Callable[[dict[str, Array]], Array], x: dict[str, Array]) -> Array:
         backend = self.problem.backend
         count = len(next(iter(x.values())))
-        if count > 1 and self.vectorised:
+        if count > 1 and self.vectorized:
             try:
                 return backend.vmap(fun, x)
-            except Exception:  # whatever a framework raises on code it cannot vectorise; the loop raises what is real
-                self.vectorised = False
+            except Exception:  # whatever a framework raises on code it cannot vectorize; the loop raises what is real
+                self.vectorized = False
         return backend.stack([fun({group: values[i] for group, values in x.items()}) for i in range(count)])

@@ -1,18 +1,24 @@
-"""One alignment to solve: two sets of parameters, the graph, and what to minimise."""
+"""One alignment to solve: two sets of parameters, the graph, what to minimize, where to start and when to stop."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
 from rebasin_core.backends import get_backend
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.backends.protocol import Array, Backend, DtypeName
 from rebasin_core.backends.scalars import as_number
-from rebasin_core.errors import NonFiniteError, UnsupportedArrayError
+from rebasin_core.errors import NonFiniteError, PlanError, UnsupportedArrayError
 from rebasin_core.objectives.base import BoundObjective, Params, Sample
+from rebasin_core.solvers.base import HistoryEntry
+from rebasin_core.solvers.lazy import LazyParams
+from rebasin_core.solvers.watch import Watch
 from rebasin_core.symmetry.graph import PermutationGraph
-from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.plan import Plan, check_fits
 from rebasin_core.symmetry.soft_plan import SoftPlan, mix_when_used
 
 __all__ = ["Problem", "check_floating"]
@@ -20,7 +26,7 @@ __all__ = ["Problem", "check_floating"]
 
 def check_floating(name: str, dtype: DtypeName) -> None:
     """Raise `UnsupportedArrayError` for a parameter that is to move and holds whole numbers."""
-    if "float" not in dtype:
+    if not is_floating(dtype):
         raise UnsupportedArrayError(
             f"parameter {name!r} is of dtype {dtype}; weights that move must be floating point. Convert them, or name "
             f"it among the buffers of the graph if it is not learned"
@@ -35,12 +41,25 @@ class Problem:
     ----------
     graph : PermutationGraph
         What may be permuted.
-    params_a, params_b : dict of str to array
+    params_a, params_b : dict of str to array, or LazyParams
         The fixed network and the one to re-base.
     objective : BoundObjective
-        What to minimise.
+        What to minimize.
     seed : int
         Of every random choice.
+    start : Plan, optional
+        Where to begin; what is found is never worse.
+    callback : callable, optional
+        ``callback(entry)``, called with every `HistoryEntry`; it ends the search by returning True.
+    watch : Watch
+        When to end.
+
+    Raises
+    ------
+    PlanError
+        `start` is no plan for this graph.
+    UnsupportedArrayError
+        A parameter that is to move holds whole numbers.
     """
 
     graph: PermutationGraph
@@ -48,20 +67,32 @@ class Problem:
     params_b: Params
     objective: BoundObjective
     seed: int = 0
-    _last: list[tuple[Plan, Params]] = field(default_factory=list, init=False, repr=False, compare=False)
+    start: Plan | None = None
+    callback: Callable[[HistoryEntry], Any] | None = None
+    watch: Watch = field(default_factory=Watch, repr=False, compare=False)
 
-    @property
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            if not isinstance(self.start, Plan):
+                raise PlanError(
+                    f"expected start as a Plan, such as the plan of an earlier alignment, got "
+                    f"{type(self.start).__name__}"
+                )
+            check_fits(self.start, self.graph)
+        # Of parameters that are read one by one, whoever reads them knows the dtypes without reading.
+        if not isinstance(self.params_b, LazyParams):
+            for name in self.learned:
+                check_floating(name, self.backend.dtype(self.params_b[name]))
+
+    @cached_property
     def backend(self) -> Backend:
         """The backend of the parameters."""
-        return get_backend(*self.params_a.values())
+        lazy = isinstance(self.params_a, LazyParams)
+        return get_backend(np.empty(0)) if lazy else get_backend(*self.params_a.values())
 
     def rng(self) -> np.random.Generator:
         """Return a fresh generator; the same one each time."""
         return np.random.default_rng(self.seed)
-
-    def __post_init__(self) -> None:
-        for name in self.learned:
-            check_floating(name, self.backend.dtype(self.params_b[name]))
 
     @property
     def learned(self) -> list[str]:
@@ -80,23 +111,14 @@ class Problem:
 
     @cached_property
     def initial(self) -> float:
-        """Objective of the identity: what every search starts from and is compared with."""
+        """Objective of the identity, which every result is compared with."""
         return self.judge(Plan.identity(self.graph))
 
     def rebased(self, plan: Plan) -> Params:
-        """Parameters of B after a hard plan.
-
-        Where nothing but weights is compared, those of the last plan are kept: it is mostly the one that is returned.
-        With a loss, the memory is better left to its gradients.
-        """
-        for last, rebased in self._last:
-            if last == plan:
-                return rebased
-        self._last.clear()
-        rebased = plan.apply(self.params_b, self.graph)
-        if self.objective.matches_weights:
-            self._last.append((plan, rebased))
-        return rebased
+        """Parameters of B after a hard plan."""
+        if isinstance(self.params_b, LazyParams):
+            return cast(Params, self.params_b.at(plan))
+        return plan.apply(self.params_b, self.graph)
 
     def judge(self, plan: Plan) -> float:
         """Objective of a hard plan, the mean over the fixed evaluation set.

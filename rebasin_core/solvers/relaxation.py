@@ -1,4 +1,4 @@
-"""An objective as a function of doubly stochastic matrices, one per group: what a search over soft plans minimises."""
+"""An objective as a function of doubly stochastic matrices, one per group: what a search over soft plans minimizes."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from rebasin_core.backends.scalars import as_number
 from rebasin_core.errors import NonFiniteError
 from rebasin_core.objectives.base import BoundObjective, Sample
 from rebasin_core.objectives.weights import inner_product
-from rebasin_core.solvers.fits import differentiable
+from rebasin_core.solvers.fits import check_differentiable
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.symmetry.axes import Axis, Gather, Group, Product, Sum
 from rebasin_core.symmetry.soft_plan import SoftPlan
@@ -65,7 +65,7 @@ class Relaxation:
         for w, f in self.parts:
 
             def checked(x: Matrices, f: Callable[[Matrices], Array] = f) -> Array:
-                return differentiable(f(x), self.objective)
+                return check_differentiable(f(x), self.objective)
 
             value, part = self.backend.value_and_grad(checked, matrices)
             if not math.isfinite(value):

@@ -3,20 +3,22 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
+from rebasin_core.backends.descent import minimize
 from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
-from rebasin_core.errors import SettingError
 from rebasin_core.objectives.base import Sample
 from rebasin_core.solvers.base import Solution
-from rebasin_core.solvers.matched import see_matchings
+from rebasin_core.solvers.matchings import see_matchings
 from rebasin_core.solvers.polish import polish
 from rebasin_core.solvers.problem import Problem
-from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.solvers.search import OVER, Search, run_search
 from rebasin_core.support.progress import Progress, progress_bar
-from rebasin_core.support.settings import at_least, not_negative, positive
+from rebasin_core.support.settings import at_least, not_negative, one_of, positive
 from rebasin_core.symmetry.assignment import linear_assignment
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.symmetry.soft_plan import matrices_of
@@ -29,14 +31,14 @@ INITS = ("weight_matching", "identity", "random")
 ROOM_FOR_STARTS, MOST_STARTS = 2**17, 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sinkhorn:
-    """Minimise any differentiable objective over soft plans, and return the best hard plan on the way.
+    """Minimize any differentiable objective over soft plans, and return the best hard plan on the way.
 
     The logits ``X`` of every group go through the Sinkhorn operator, ``P = S_tau(X)`` (Eq. 4, 5); B is re-based with
     the soft plan (Eq. 6), and Adam follows the implicit gradient of the objective with respect to the logits. After
     each step the hard plan ``S_0(X)``, a linear assignment on the logits, is judged on the objective's fixed
-    evaluation set. Several starts descend side by side, in one vectorised call; at the end the best plans are polished
+    evaluation set. Several starts descend side by side, in one vectorized call; at the end the best plans are polished
     by a local search on the true objective, where that is affordable. The best hard plan seen is returned; the
     identity and the plan of weight matching count as seen, so that it is never worse than either.
 
@@ -56,8 +58,9 @@ class Sinkhorn:
     patience : int, default 100
         End the round after this many steps without a better hard plan.
     init : {"weight_matching", "identity", "random"}, default "weight_matching"
-        The plan from which the first start sets out; the others set out from random logits. For a loss on the line,
-        where activations can be collected, "weight_matching" is the better one of weight and activation matching.
+        The plan from which the first start sets out, unless `rebasin_core.align` was given one; the others set out from
+        random logits. For a loss on the line, where activations can be collected, "weight_matching" is the better one
+        of weight and activation matching.
     init_scale : float, default 0.5
         Height of the initial logits on the plan they start from, and deviation of the random ones, in units of tau; 0
         starts from the uniform plan. A soft start does better than a sharp one: it lets the first steps see all plans
@@ -69,7 +72,7 @@ class Sinkhorn:
         When the patience is spent, start again from the best plan so far; stop when a round after the first finds
         nothing better.
     num_starts : int, optional
-        Starts side by side, in one vectorised call where the framework has one. Default: 1 for large networks, up to
+        Starts side by side, in one vectorized call where the framework has one. Default: 1 for large networks, up to
         32 for tiny ones; 1 where several cost as much as one after the other (NumPy, and the eager steps of JAX and
         TensorFlow).
     final_tau : float, optional
@@ -96,7 +99,7 @@ class Sinkhorn:
     num_starts: int | None = None
     final_tau: float | None = None
     max_swaps: int | None = None
-    name: str = "Sinkhorn"
+    name: ClassVar[str] = "Sinkhorn"
 
     def __post_init__(self) -> None:
         at_least(
@@ -114,23 +117,27 @@ class Sinkhorn:
         if self.final_tau is not None:
             positive(final_tau=self.final_tau)
         not_negative(init_scale=self.init_scale, refine_scale=self.refine_scale)
-        if self.init not in INITS:
-            raise SettingError(f"expected init as one of {', '.join(map(repr, INITS))}, got {self.init!r}")
+        one_of(INITS, init=self.init)
 
-    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+    def solve(self, problem: Problem, progress: bool = True) -> Solution:
         """Return the best hard plan seen."""
-        search = Search(problem)
-        matched = see_matchings(search, progress)
+        return run_search(problem, partial(self._find, progress=progress))
+
+    def _find(self, search: Search, progress: bool) -> tuple[bool, str]:
+        problem, matched = search.problem, see_matchings(search, progress)
         if not problem.graph.groups:
-            return search.solution(True, "there is nothing to permute")
+            return True, "there is nothing to permute"
         if search.is_over:
-            return search.solution(True, OVER)
+            return True, OVER
         rng = problem.rng()
-        start = {
-            "weight_matching": lambda: matched,
-            "identity": lambda: Plan.identity(problem.graph),
-            "random": lambda: Plan.random(problem.graph, rng),
-        }[self.init]()
+        start = (
+            problem.start
+            or {
+                "weight_matching": lambda: matched,
+                "identity": lambda: Plan.identity(problem.graph),
+                "random": lambda: Plan.random(problem.graph, rng),
+            }[self.init]()
+        )
         samples = problem.objective.stream(problem.rng())
         with progress_bar(self.max_steps * self.num_rounds, f"Sinkhorn, {problem.objective.name}", progress) as bar:
             for index in range(self.num_rounds):
@@ -141,7 +148,7 @@ class Sinkhorn:
                 start = search.plan
         polished = polish(search, self.max_swaps, progress)
         stopped = reason or f"reached max_steps={self.max_steps}"
-        return search.solution(reason is not None, f"{stopped}; {polished}" if polished else stopped)
+        return reason is not None, f"{stopped}; {polished}" if polished else stopped
 
     def _logits(self, problem: Problem, start: Plan, scale: float, rng: np.random.Generator) -> dict[str, Array]:
         """Initial logits per group, shape (starts, n, n) or (starts, parent, n, n); the first start from a plan."""
@@ -176,6 +183,7 @@ class Sinkhorn:
         def judge(step: int, scaled: float, x: dict[str, Array]) -> bool:
             if step % every and step < self.max_steps - 1:
                 bar.update()
+                search.check()
                 return False
             scores = {g: backend.to_numpy(values) for g, values in x.items()}
             plans = [
@@ -194,9 +202,8 @@ class Sinkhorn:
             return bool(stopped)
 
         scale = _inverse_size(problem, value, logits)
-        backend.minimise(
-            lambda x, step: value(x, step) * scale, logits, Adam(self.learning_rate), self.max_steps, judge
-        )
+        optimizer = Adam(self.learning_rate)
+        minimize(backend, lambda x, step: value(x, step) * scale, logits, optimizer, self.max_steps, judge)
         return stopped[0] if stopped else None
 
     def _tau(self, step: int) -> float:
@@ -223,7 +230,7 @@ def _judging_interval(problem: Problem) -> int:
 
 
 def _affordable_starts(problem: Problem) -> int:
-    if not problem.backend.vectorises:
+    if not problem.backend.vectorizes:
         return 1
     logits = sum(perm.size * perm.shape[-1] for perm in Plan.identity(problem.graph).values())
     return int(min(MOST_STARTS, max(1, ROOM_FOR_STARTS // max(1, problem.size + logits))))

@@ -1,17 +1,20 @@
 """The straight-through estimator: weight matching to weights that follow a gradient (Git Re-Basin, 2209.04836)."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
+from rebasin_core.backends.descent import minimize
 from rebasin_core.backends.optimizers import Adam
 from rebasin_core.backends.protocol import Array
 from rebasin_core.objectives.base import Params
 from rebasin_core.solvers.base import Solution
-from rebasin_core.solvers.fits import differentiable
-from rebasin_core.solvers.matched import see_matchings
+from rebasin_core.solvers.fits import check_differentiable
+from rebasin_core.solvers.matchings import see_matchings
 from rebasin_core.solvers.problem import Problem
-from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.solvers.search import OVER, Search, run_search
 from rebasin_core.solvers.weight_matching import descend
 from rebasin_core.support.progress import progress_bar
 from rebasin_core.support.settings import at_least, positive
@@ -20,9 +23,9 @@ from rebasin_core.symmetry.plan import Plan
 __all__ = ["StraightThrough"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StraightThrough:
-    """Minimise any differentiable objective over hard plans, with the gradient of weights that stand in for them.
+    """Minimize any differentiable objective over hard plans, with the gradient of weights that stand in for them.
 
     Surrogate weights, at first those of A, are projected onto the orders of B's units: weight matching finds the plan
     pi that brings B nearest to them. The objective looks at ``pi(B)``, and its gradient passes straight through the
@@ -31,8 +34,10 @@ class StraightThrough:
     that is not one.
 
     Every plan on the way is judged, and the best is returned; the identity and the plan of weight matching count as
-    seen. Choose it when soft plans mislead (the mixed network is good, the nearest hard plan is not), and for wide
-    networks with data at hand, whose step costs one gradient of the model and a short weight matching.
+    seen. The first projection sets out from the plan to start from, if there is one.
+
+    Choose it when soft plans mislead (the mixed network is good, the nearest hard plan is not), and for wide networks
+    with data at hand, whose step costs one gradient of the model and a short weight matching.
 
     Parameters
     ----------
@@ -78,13 +83,13 @@ class StraightThrough:
     learning_rate: float = 0.05
     max_steps: int = 300
     patience: int = 100
-    name: str = "straight-through"
+    name: ClassVar[str] = "straight-through"
 
     def __post_init__(self) -> None:
         at_least(1, max_steps=self.max_steps, patience=self.patience)
         positive(learning_rate=self.learning_rate)
 
-    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+    def solve(self, problem: Problem, progress: bool = True) -> Solution:
         """Return the best plan seen.
 
         Raises
@@ -94,18 +99,20 @@ class StraightThrough:
         NonFiniteError
             The objective or its gradient is NaN or infinite.
         """
-        search = Search(problem)
-        matched = see_matchings(search, progress)
+        return run_search(problem, partial(self._find, progress=progress))
+
+    def _find(self, search: Search, progress: bool) -> tuple[bool, str]:
+        problem, matched = search.problem, see_matchings(search, progress)
         if not problem.learned:
-            return search.solution(True, "there is nothing to permute")
+            return True, "there is nothing to permute"
         with progress_bar(self.max_steps, f"straight-through, {problem.objective.name}", progress) as bar:
-            projection = _Projection(problem, matched)
+            projection = _Projection(problem, problem.start or matched)
             samples = problem.objective.stream(problem.rng())
             reason = ""
 
             def value(surrogate: dict[str, Array], step: int) -> Array:
                 rebased = projection.rebased(surrogate)
-                return differentiable(
+                return check_differentiable(
                     problem.objective.value(problem.params_a, rebased, next(samples)), problem.objective
                 )
 
@@ -120,8 +127,8 @@ class StraightThrough:
                 return bool(reason)
 
             optimizer = Adam(self.learning_rate)
-            problem.backend.minimise(value, projection.surrogate(), optimizer, self.max_steps, judge)
-        return search.solution(bool(reason), reason or f"reached max_steps={self.max_steps}")
+            minimize(problem.backend, value, projection.surrogate(), optimizer, self.max_steps, judge)
+        return bool(reason), reason or f"reached max_steps={self.max_steps}"
 
 
 class _Projection:

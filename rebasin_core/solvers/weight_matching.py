@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,11 +16,11 @@ from rebasin_core.objectives.weights import inner_product
 from rebasin_core.solvers.base import Solution
 from rebasin_core.solvers.first_guess import first_guess_and_params
 from rebasin_core.solvers.fits import misfit
-from rebasin_core.solvers.lazy import LazyParams, reordered, widened_params
+from rebasin_core.solvers.lazy import LazyParams, reorder_params, widen_params
 from rebasin_core.solvers.pair_swaps import helpful_swaps
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.scores import Scores, product
-from rebasin_core.solvers.search import OVER, Search
+from rebasin_core.solvers.search import OVER, Search, run_search
 from rebasin_core.support.progress import progress_bar
 from rebasin_core.support.settings import at_least
 from rebasin_core.symmetry.action import occurrence_pairs
@@ -33,7 +34,7 @@ __all__ = ["WeightMatching", "descend"]
 MOST_STARTS, SMALL = 3, 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightMatching:
     """Maximise the inner product of the weights, one group at a time.
 
@@ -43,9 +44,9 @@ class WeightMatching:
     layer, makes it quadratic: there swaps of two units follow. The result is a local optimum of either move: several
     starts are made, and the best is returned.
 
-    The first start is `first_guess`, which takes the groups in the order of how certain they are and finds planted
-    permutations of deep residual networks, which the identity and random plans miss. The second is the identity, for
-    networks that lie close already; all others are random.
+    A plan to start from is the first start, if there is one. The next is `first_guess`, which takes the groups in the
+    order of how certain they are and finds planted permutations of deep residual networks, which the identity and
+    random plans miss. Then comes the identity, for networks that lie close already; all others are random.
 
     Choose it for wide networks: it needs no data, no gradient of yours, and takes seconds.
 
@@ -80,14 +81,14 @@ class WeightMatching:
 
     num_starts: int | None = None
     max_sweeps: int = 100
-    name: str = "weight matching"
+    name: ClassVar[str] = "weight matching"
 
     def __post_init__(self) -> None:
         at_least(1, max_sweeps=self.max_sweeps)
         if self.num_starts is not None:
             at_least(1, num_starts=self.num_starts)
 
-    def solve(self, problem: Problem, progress: bool = False) -> Solution:
+    def solve(self, problem: Problem, progress: bool = True) -> Solution:
         """Return the best plan of all starts.
 
         Raises
@@ -98,36 +99,45 @@ class WeightMatching:
         if not problem.objective.matches_weights:
             needs = "a distance of weights, objectives.L2() or objectives.Cosine()"
             raise misfit("WeightMatching", needs, problem.objective)
-        search, rng = Search(problem), problem.rng()
+        return run_search(problem, partial(self._find, progress=progress))
+
+    def _find(self, search: Search, progress: bool) -> tuple[bool, str]:
+        problem, rng = search.problem, search.problem.rng()
         unfinished, count = 0, self.num_starts or (MOST_STARTS if problem.size <= SMALL else 1)
         with progress_bar(None, "weight matching", progress) as bar:
             for start in range(count):
                 graph, backend = problem.graph, problem.backend
                 # A network that is not in memory needs no memory for what comes of it either.
                 scores = Scores(graph, backend, keeps=not isinstance(problem.params_b, LazyParams))
-                plan, here = _start(problem, start, rng, scores)
-                sweeps = descend(graph, problem.params_a, problem.params_b, plan, rng, backend, scores, here)
+                plan, here = _start(search, start, rng, scores)
+                networks = problem.params_a, problem.params_b
+                sweeps = descend(graph, *networks, plan, rng, backend, scores, here, search.consider)
                 for sweep, (plan, moved) in enumerate(islice(sweeps, self.max_sweeps), 1):
                     # Judging reads all weights again, and every plan is better than the last: the last one says it all.
                     if problem.size <= SMALL or not moved or sweep == self.max_sweeps:
                         search.step(plan, search.see(plan))
                     bar.update(f"start {start + 1} of {count}, {problem.objective.name} {search.best:.6g}")
                     if search.is_over:
-                        return search.solution(True, OVER)
+                        return True, OVER
                 unfinished += moved
         if unfinished:
-            reason = f"{unfinished} of {count} starts reached max_sweeps={self.max_sweeps}"
-            return search.solution(False, reason)
-        return search.solution(True, "no group improves any more")
+            return False, f"{unfinished} of {count} starts reached max_sweeps={self.max_sweeps}"
+        return True, "no group improves any more"
 
 
 def _start(
-    problem: Problem, start: int, rng: np.random.Generator, scores: Scores
+    search: Search, index: int, rng: np.random.Generator, scores: Scores
 ) -> tuple[Plan, Params | LazyParams | None]:
     """A plan, and the learned parameters of B as it puts them, where they are at hand."""
-    if start == 0:
-        return first_guess_and_params(problem.graph, problem.params_a, problem.params_b, problem.backend, scores)
-    return Plan.identity(problem.graph) if start == 1 else Plan.random(problem.graph, rng), None
+    problem = search.problem
+    if problem.start is not None:
+        if index == 0:
+            return problem.start, None
+        index -= 1
+    if index == 0:
+        networks = problem.params_a, problem.params_b
+        return first_guess_and_params(problem.graph, *networks, problem.backend, scores, search.consider)
+    return Plan.identity(problem.graph) if index == 1 else Plan.random(problem.graph, rng), None
 
 
 def descend(
@@ -139,6 +149,7 @@ def descend(
     backend: Backend,
     scores: Scores | None = None,
     here: Params | LazyParams | None = None,
+    tell: Callable[[Plan], None] | None = None,
 ) -> Iterator[tuple[Plan, bool]]:
     """Improve a plan, sweep by sweep, until nothing changes; yield the plan after each and whether it changed.
 
@@ -147,10 +158,11 @@ def descend(
     several times in one parameter makes the similarity quadratic: there an assignment is only a direction, taken if it
     is measured to help, and swaps of two units follow where it does not. From whoever made the plan, `scores` may hold
     what is known of them there, and `here` the learned parameters of B as it puts them; both are brought up to date.
+    `tell` is called with the plan after every group: a sweep over a large network takes minutes.
     """
     scores = scores or Scores(graph, backend)
     touching = {g: [name for name in graph.learned if g in graph.axes[name].groups] for g in graph.groups}
-    neighbours = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
+    neighbors = {g: {h for name in names for h in graph.axes[name].groups} - {g} for g, names in touching.items()}
     if here is None:
         here = params_b.at(plan) if isinstance(params_b, LazyParams) else plan.apply(params_b, graph)
     stale = {g for g in graph.groups if touching[g]}
@@ -164,8 +176,10 @@ def descend(
             for perm, arrays in _steps(graph, params_a, here, group, touching[group], backend, scores):
                 plan = plan.reorder(group, perm)
                 here.update(arrays)
-                stale |= neighbours[group]
+                stale |= neighbors[group]
                 moved = True
+            if tell is not None:
+                tell(plan)
         yield plan, moved
 
 
@@ -182,9 +196,9 @@ def _steps(
 
     `here` holds the parameters as they lie, and is brought up to date by the caller after every step.
     """
-    fixed = widened_params(backend, params_a, names)
+    fixed = widen_params(backend, params_a, names)
     while True:
-        moving = widened_params(backend, here, names)
+        moving = widen_params(backend, here, names)
         similarity, doubled = known.linear(group, names, lambda name: (graph.axes[name], fixed[name], moving[name]))  # noqa: B023
         for spec, a, b in doubled:
             for pair in occurrence_pairs(backend, a, b, spec, graph.groups, group):
@@ -198,9 +212,9 @@ def _steps(
         swaps = partial(helpful_swaps, backend, scores, fixed, moving, graph, group)
         before = _inner(fixed, moving) if doubled else 0.0
         for perm in _proposals(scores, noise, swaps if doubled and group not in graph.parents else None):
-            arrays = reordered(backend, here, names, graph, group, perm)
+            arrays = reorder_params(backend, here, names, graph, group, perm)
             if not doubled or _inner(fixed, arrays) - before > noise:
-                after = widened_params(backend, arrays, names)
+                after = widen_params(backend, arrays, names)
                 known.move(group, perm, names, (fixed, moving, after))
                 yield perm, arrays
                 break

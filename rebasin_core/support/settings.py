@@ -1,6 +1,8 @@
 """Checks of settings, with one wording."""
 
 import math
+from collections.abc import Collection
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 
 from rebasin_core.errors import SettingError
 
-__all__ = ["at_least", "no_class", "not_negative", "positive"]
+__all__ = ["at_least", "no_class", "not_negative", "one_of", "positive"]
 
 
 def at_least(least: int, **settings: Any) -> None:
@@ -56,8 +58,8 @@ def positive(**settings: Any) -> None:
             raise SettingError(f"expected {name} as a positive number, got {value!r}")
 
 
-def not_negative(**settings: Any) -> None:
-    """Raise `SettingError` unless every setting is a finite number of at least 0.
+def not_negative(below: float = math.inf, **settings: Any) -> None:
+    """Raise `SettingError` unless every setting is a finite number of at least 0, and below `below`.
 
     Examples
     --------
@@ -67,8 +69,28 @@ def not_negative(**settings: Any) -> None:
     rebasin_core.errors.SettingError: expected tol as a number of at least 0, got -1.0
     """
     for name, value in settings.items():
-        if not (_is_number(value) and value >= 0):
-            raise SettingError(f"expected {name} as a number of at least 0, got {value!r}")
+        if not (_is_number(value) and 0 <= value < below):
+            limit = "" if below == math.inf else f" and below {below}"
+            raise SettingError(f"expected {name} as a number of at least 0{limit}, got {value!r}")
+
+
+def one_of(names: Collection[str], **setting: Any) -> str:
+    """Return a setting that is one of these names; raise `SettingError` if it is none of them.
+
+    Examples
+    --------
+    >>> one_of(["weight-matching", "sinkhorn"], solver="weight_matching")
+    Traceback (most recent call last):
+    ...
+    rebasin_core.errors.SettingError: expected solver as one of 'weight-matching', 'sinkhorn', got 'weight_matching'; \
+did you mean 'weight-matching'?
+    """
+    ((what, value),), known = setting.items(), [str(name) for name in names]
+    if isinstance(value, str) and value in known:
+        return value
+    close = get_close_matches(value.lower(), known, 1) if isinstance(value, str) else []
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise SettingError(f"expected {what} as one of {', '.join(map(repr, known))}, got {value!r}{hint}")
 
 
 def _is_number(value: Any) -> bool:

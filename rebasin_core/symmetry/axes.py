@@ -128,7 +128,7 @@ class AxesSpec:
     ----------
     text : str
         The same in canonical spelling, so that equal specifications print equally.
-    axes : tuple of Fixed, Group, Product or Sum
+    axes : tuple of Fixed, Group, Product, Sum or Gather
         One per axis.
 
     Raises
@@ -164,6 +164,9 @@ class AxesSpec:
     @classmethod
     def of(cls, *axes: Axis) -> "AxesSpec":
         """Build a specification from axes instead of text."""
+        for axis in axes:
+            if not isinstance(axis, Axis):
+                raise SpecError(f"expected axes such as Group('h'), got {type(axis).__name__} {axis!r}")
         return _spec(axes)
 
     def __str__(self) -> str:
@@ -192,11 +195,15 @@ def _spec(axes: tuple[Axis, ...]) -> AxesSpec:
     return AxesSpec(" ".join(map(str, axes)))
 
 
+# What people write stays far below both; beyond, Python itself gives up on a text.
+_DEEPEST = 40
+_MOST_DIGITS = 18
+
 _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*(?:[./]\w+)*)|(?P<number>\d+)|(?P<mark>[.()+@\[\]]))")
 
 
 class _Parser:
-    """Recursive descent: ``spec := item*``, ``item := . | number | name | name[name] | (product + product ...)``."""
+    """Recursive descent: ``item := . | number | name | name[name] | (product + product ...) | item@[number ...]``."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -208,9 +215,12 @@ class _Parser:
                 at = len(text) - len(text[position:].lstrip())
                 self.fail(f"unexpected {text[at]!r}; write a name, a number, '.', or brackets", at)
             kind = str(found.lastgroup)
+            if kind == "number" and len(found[kind]) > _MOST_DIGITS:
+                self.fail(f"a size has at most {_MOST_DIGITS} digits", found.start(kind))
             self.tokens.append((kind, found[kind], found.start(kind)))
             position = found.end()
         self.next = 0
+        self.depth = 0
 
     def fail(self, message: str, at: int) -> NoReturn:
         raise SpecError(f"{message}\n    {self.text}\n    {' ' * at}^")
@@ -225,10 +235,19 @@ class _Parser:
         return tuple(axes)
 
     def item(self, top: bool) -> Axis:
+        depth = self.depth
+        self.deeper()
         axis = self.unordered_item(top)
         while self.peek()[1] == "@":
+            self.deeper()
             axis = Gather(axis, self.order())
+        self.depth = depth
         return axis
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            self.fail(f"brackets and orders lie at most {_DEEPEST} deep", self.peek()[2])
 
     def order(self) -> tuple[int, ...]:
         at = self.peek()[2]

@@ -4,25 +4,26 @@ It is all the library knows of a network's architecture. A person writes it (`Pe
 adapter finds it in a model; everything else only reads it.
 """
 
-import difflib
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from rebasin_core.errors import ShapeError, SpecError
 from rebasin_core.symmetry.axes import AxesSpec, Axis, Fixed, Gather, Group, Product, Sum
+from rebasin_core.symmetry.display import counted, html_table, shortened
+from rebasin_core.symmetry.explanation import Explanation, Link, Place, chain, rename_links, spanning_links
+from rebasin_core.symmetry.graph_fields import checked_fields, names_in, parse_axes, read_fields, write_fields
+from rebasin_core.symmetry.local_groups import find_parents
+from rebasin_core.symmetry.names import check_names, is_mapping, nearest
 from rebasin_core.symmetry.sizes import infer_sizes, tuple_shape
 
 __all__ = ["PermutationGraph"]
 
-FORMAT = "rebasin-core/graph/1"
-
 
 @dataclass(frozen=True)
 class PermutationGraph:
-    """Groups of axes that may be permuted together without changing the function.
+    """Groups of axes that may be permuted together without changing the function; an immutable value.
 
     Build one with `from_axes` or `rebasin_core.permutation_graph`; the constructor takes what is already consistent.
 
@@ -41,6 +42,9 @@ class PermutationGraph:
     buffers : frozenset of str
         Parameters that move with their channels but that objectives which compare weights leave out: what is not
         learned (running statistics), and further names of a tied parameter, which would count twice.
+    links : dict of str to tuple of Link
+        Per group found by tracing, the operations that tie its axes; `explain` shows them. Graphs that differ in
+        nothing else are equal.
 
     Examples
     --------
@@ -67,9 +71,14 @@ class PermutationGraph:
     parents: Mapping[str, str] = field(default_factory=dict)
     pinned: Mapping[tuple[str, int], str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
+    links: Mapping[str, tuple[Link, ...]] = field(default_factory=dict, compare=False)
 
     # How a list of layers is read is the inference's to know, which builds on graphs; the face puts it here.
     _read_layers: ClassVar[Callable[[Sequence[Any], Mapping[str, Any], Iterable[str]], "PermutationGraph"]]
+
+    def __post_init__(self) -> None:
+        for name, value in checked_fields(vars(self)).items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_axes(
@@ -103,14 +112,16 @@ class PermutationGraph:
             A parameter is missing or extra, a notation does not parse or fit its shape, a group has two sizes, a local
             group stands without its parent, or `pin` names nothing.
         """
-        if not isinstance(params, Mapping):
-            raise SpecError(f"expected params as a mapping from names to arrays, got {type(params).__name__}")
-        _same_names(axes, params, what="axes", other="params")
-        specs = {name: _parse(name, axes[name]) for name in params}
+        for given, what in ((params, "params"), (axes, "axes"), (reasons or {}, "reasons")):
+            if not isinstance(given, Mapping):
+                raise SpecError(f"expected {what} as a mapping with names as keys, got {type(given).__name__}")
+        check_names(axes, params, what="axes", other="params")
+        specs = {name: parse_axes(name, axes[name]) for name in params}
         shapes = {name: tuple_shape(array) for name, array in params.items()}
-        parents = _parents(specs)
+        parents = find_parents(specs)
         sizes = infer_sizes(specs, shapes)
-        _same_names(dict.fromkeys(buffers), params, what="buffers", other="params", all_of_other=False)
+        buffers = names_in(buffers, "buffers")
+        check_names(buffers, params, what="buffers", other="params", all_of_other=False)
         graph = cls(specs, shapes, sizes, parents, _kept(specs, reasons or {}), frozenset(buffers))
         return graph.pin(pin) if pin else graph
 
@@ -150,16 +161,15 @@ class PermutationGraph:
         `names` are groups, or parameters all of whose groups are meant. Pin what is better left alone: permuting the
         residual stream of a transformer can hurt a merge, for instance.
         """
-        if isinstance(names, str):
-            names = (names,)
         chosen: set[str] = set()
-        for name in names:
+        for name in names_in(names, "pin"):
             if name in self.groups:
                 chosen.add(name)
             elif name in self.axes:
                 chosen.update(self.axes[name].groups)
             else:
-                raise SpecError(f"cannot pin {name!r}: no group or parameter has that name{_near(name, self._names())}")
+                near = nearest(name, [*self.groups, *self.axes])
+                raise SpecError(f"cannot pin {name!r}: no group or parameter has that name{near}")
         chosen |= {child for child, parent in self.parents.items() if parent in chosen}
         axes = {
             name: AxesSpec.of(*(_freeze(axis, chosen, self.groups) for axis in spec.axes))
@@ -172,10 +182,87 @@ class PermutationGraph:
                     pinned[name, i] = reason
         groups = {name: n for name, n in self.groups.items() if name not in chosen}
         parents = {child: parent for child, parent in self.parents.items() if child not in chosen}
-        return PermutationGraph(axes, self.shapes, groups, parents, pinned, self.buffers)
+        return replace(self, axes=axes, groups=groups, parents=parents, pinned=pinned)
 
-    def _names(self) -> list[str]:
-        return [*self.groups, *self.axes]
+    def rename(self, owners: Mapping[str, str]) -> "PermutationGraph":
+        """Return the same graph with its parameters, and with them its groups, under other names and in another order.
+
+        Parameters
+        ----------
+        owners : mapping of str to str
+            Per new name, the parameter that has it from now on; a tied parameter may have several. Parameters that
+            are not named are left out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> graph = PermutationGraph.from_axes({"w": "h"}, {"w": np.ones(3)})
+        >>> graph.rename({"layer.weight": "w"}).axes
+        {'layer.weight': AxesSpec("h")}
+        """
+        check_names(list(owners.values()), self.axes, what="owners", other="the graph", all_of_other=False)
+        axes = {name: self.axes[owner] for name, owner in owners.items()}
+        groups = dict.fromkeys(group for spec in axes.values() for group in spec.groups)
+        return PermutationGraph(
+            axes=axes,
+            shapes={name: self.shapes[owner] for name, owner in owners.items()},
+            groups={group: self.groups[group] for group in groups},
+            parents={group: self.parents[group] for group in groups if group in self.parents},
+            pinned={
+                (name, i): self.pinned[owner, i]
+                for name, owner in owners.items()
+                for i in range(len(axes[name]))
+                if (owner, i) in self.pinned
+            },
+            buffers=frozenset(name for name, owner in owners.items() if owner in self.buffers),
+            links={group: rename_links(self.links[group], owners) for group in groups if group in self.links},
+        )
+
+    def explain(self, group: str, start: Place | None = None, end: Place | None = None) -> Explanation:
+        """Say for which operations the axes of a group move together.
+
+        Parameters
+        ----------
+        group : str
+            The group.
+        start, end : (str, int), optional
+            Two of its axes, each a parameter and the number of an axis: only what leads from one to the other.
+
+        Returns
+        -------
+        Explanation
+            Every axis with an operation that ties it to one told before; `print` it.
+
+        Raises
+        ------
+        SpecError
+            There is no such group, or it does not stand on such an axis.
+
+        Examples
+        --------
+        >>> import numpy as np, rebasin_core as rb
+        >>> params = {"fc1.weight": np.ones((8, 3)), "fc1.bias": np.ones(8), "fc2.weight": np.ones((2, 8))}
+        >>> layers = [rb.layers.Dense("fc1"), rb.layers.Activation(), rb.layers.Dense("fc2")]
+        >>> print(rb.PermutationGraph.from_layers(layers, params).explain("fc1"))
+        fc1: fc1.weight[0]
+            fc1.bias[0]    with fc1.weight[0]  Dense fc1
+            fc2.weight[1]  with fc1.weight[0]  Dense fc2
+        """
+        if group not in self.groups:
+            raise SpecError(f"cannot explain {group!r}: no group has that name{nearest(str(group), self.groups)}")
+        places = self.occurrences(group)
+        if not places:
+            raise SpecError(f"cannot explain group {group!r}: it stands on no axis")
+        links = spanning_links(group, places, self.links.get(group, ()))
+        if start is None and end is None:
+            return Explanation(group, links[0].first if links else places[0], links)
+        for place in (start, end):
+            if place not in places:
+                shown = shortened([f"({name!r}, {i})" for name, i in places], ", ")
+                raise SpecError(f"group {group!r} does not stand on the axis {place!r}; expected two of {shown}")
+        assert start is not None
+        assert end is not None
+        return Explanation(group, start, chain(links, start, end))
 
     @property
     def learned(self) -> list[str]:
@@ -200,7 +287,9 @@ class PermutationGraph:
 
     def check_params(self, params: Mapping[str, Any], what: str = "params") -> None:
         """Raise `SpecError` or `ShapeError` unless `params` has the names and shapes the graph was made for."""
-        _same_names(params, self.axes, what=what, other="the graph")
+        if not is_mapping(params):
+            raise SpecError(f"expected {what} as a mapping from names to arrays, got {type(params).__name__}")
+        check_names(params, self.axes, what=what, other="the graph")
         for name, shape in self.shapes.items():
             if tuple_shape(params[name]) != shape:
                 raise ShapeError(
@@ -210,80 +299,60 @@ class PermutationGraph:
 
     def to_json(self) -> str:
         """Write the graph as JSON text; `from_json` reads it back."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "axes": {name: spec.text for name, spec in self.axes.items()},
-                "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-                "groups": dict(self.groups),
-                "pinned": [[name, axis, reason] for (name, axis), reason in self.pinned.items()],
-                "buffers": sorted(self.buffers),
-            },
-            indent=1,
-        )
+        return write_fields(self)
 
     @classmethod
     def from_json(cls, text: str) -> "PermutationGraph":
-        """Read a graph written by `to_json`."""
-        try:
-            stored = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SpecError(f"this is not JSON: {error}") from None
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise SpecError(f'expected JSON text written by PermutationGraph.to_json, with "format": "{FORMAT}"')
-        lacking = [key for key in ("axes", "shapes", "pinned", "buffers") if key not in stored]
-        if lacking:
-            raise SpecError(f"this JSON text is not a whole graph, it lacks {lacking[0]!r}; write it with to_json")
-        axes = {name: _parse(name, spec) for name, spec in stored["axes"].items()}
-        shapes = {name: tuple(shape) for name, shape in stored["shapes"].items()}
-        _same_names(axes, shapes, what="axes", other="shapes")
-        pinned = {(name, axis): reason for name, axis, reason in stored["pinned"]}
-        sizes = infer_sizes(axes, shapes, stored.get("groups"))
-        return cls(axes, shapes, sizes, _parents(axes), pinned, frozenset(stored["buffers"]))
+        """Read a graph written by `to_json`.
+
+        Raises
+        ------
+        SpecError
+            The text is not that of a graph, or of one that does not make sense.
+        """
+        return cls(**read_fields(text))
+
+    def __repr__(self) -> str:
+        return f"<PermutationGraph of {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = [
+            (name, f"{self.groups[g]:,}", shortened(_shown(self.occurrences(g)))) for g, name in self._titles().items()
+        ]
+        return html_table(f"Permutation graph of {self._summary()}", ("group", "size", "reorders"), rows)
+
+    def _summary(self) -> str:
+        total = sum(math.prod(shape) for shape in self.shapes.values())
+        return (
+            f"{counted(len(self.groups), 'group')} over {counted(len(self.axes), 'parameter')}; "
+            f"{100 * self.coverage:.1f} % of {counted(total, 'entry', 'entries')} can move"
+        )
+
+    def _titles(self) -> dict[str, str]:
+        return {g: f"{g}[{self.parents[g]}]" if g in self.parents else g for g in self.groups}
 
     def __str__(self) -> str:
-        total = sum(math.prod(shape) for shape in self.shapes.values())
-        lines = [
-            f"{_count(len(self.groups), 'group')} over {_count(len(self.axes), 'parameter')}; "
-            f"{100 * self.coverage:.1f} % of {_count(total, 'entry', 'entries')} can move"
-        ]
+        lines = [self._summary()]
         if self.groups:
-            names = {g: f"{g}[{self.parents[g]}]" if g in self.parents else g for g in self.groups}
+            names = self._titles()
             width = max(len("group"), *map(len, names.values()))
             digits = max(len("size"), *(len(str(n)) for n in self.groups.values()))
             lines.append(f"{'group':{width}}  {'size':>{digits}}  reorders")
             lines += [
-                f"{names[g]:{width}}  {n:>{digits}}  {_listing(self.occurrences(g))}" for g, n in self.groups.items()
+                f"{names[g]:{width}}  {n:>{digits}}  {shortened(_shown(self.occurrences(g)))}"
+                for g, n in self.groups.items()
             ]
         if self.pinned:
-            lines.append(f"pinned: {_count(len(self.pinned), 'axis', 'axes')}")
+            lines.append(f"pinned: {counted(len(self.pinned), 'axis', 'axes')}")
             by_reason: dict[str, list[tuple[str, int]]] = {}
             for place, reason in self.pinned.items():
                 by_reason.setdefault(reason, []).append(place)
-            lines += [f"    {reason}: {_listing(places)}" for reason, places in by_reason.items()]
+            lines += [f"    {reason}: {shortened(_shown(places))}" for reason, places in by_reason.items()]
         return "\n".join(lines)
 
 
-def _count(n: int, singular: str, plural: str | None = None) -> str:
-    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
-
-
-def _listing(places: list[tuple[str, int]], width: int = 72) -> str:
-    """As many places as fit into a line, one at least."""
-    shown = [f"{name}[{i}]" for name, i in places]
-    count = len(shown)
-    while count > 1 and len(" ".join(shown[:count])) > width:
-        count -= 1
-    return " ".join(shown[:count]) + (f" and {len(places) - count} more" if len(places) > count else "")
-
-
-def _parse(name: str, spec: AxesSpec | str) -> AxesSpec:
-    if isinstance(spec, AxesSpec):
-        return spec
-    try:
-        return AxesSpec(spec)
-    except SpecError as error:
-        raise SpecError(f"in the axes of {name!r}: {error}") from None
+def _shown(places: Iterable[Place]) -> list[str]:
+    return [f"{name}[{i}]" for name, i in places]
 
 
 def _kept(specs: Mapping[str, AxesSpec], reasons: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
@@ -308,76 +377,3 @@ def _freeze(axis: Axis, chosen: Collection[str], sizes: Mapping[str, int]) -> Ax
         case Gather(inner, order):
             return Gather(_freeze(inner, chosen, sizes), order)
     return axis
-
-
-def _parents(specs: Mapping[str, AxesSpec]) -> dict[str, str]:
-    """Parent of every local group, after checking that it is the same everywhere and always at hand."""
-    parents: dict[str, str | None] = {}
-    for name, spec in specs.items():
-        for node in spec.group_nodes:
-            known = parents.setdefault(node.name, node.parent)
-            if known != node.parent:
-                raise SpecError(
-                    f"group {node.name!r} is {_locality(node.parent)} in {name!r}, but {_locality(known)} elsewhere. "
-                    f"Write it the same way everywhere"
-                )
-    local = {child: parent for child, parent in parents.items() if parent is not None}
-    for child, parent in local.items():
-        if parents.get(parent, parent) is not None:
-            what = f"itself local to {parents[parent]!r}" if parent in parents else "not a group of this graph"
-            raise SpecError(f"group {child!r} is local to {parent!r}, which is {what}. A parent must be a plain group")
-    for name, spec in specs.items():
-        _check_scope(name, Product(spec.axes) if len(spec) > 1 else spec.axes[0] if spec.axes else Fixed(), [])
-    return local
-
-
-def _locality(parent: str | None) -> str:
-    return "a plain group" if parent is None else f"local to {parent!r}"
-
-
-def _check_scope(name: str, axis: Axis, scope: list[list[str]]) -> None:
-    """A local group needs exactly one nearest occurrence of its parent beside it or around it.
-
-    `scope` holds, per product around the axis and outermost first, the plain groups that are factors of it.
-    """
-    match axis:
-        case Group(child, parent) if parent is not None:
-            nearest = next((level for level in reversed(scope) if parent in level), None)
-            if nearest is None:
-                raise SpecError(
-                    f"in {name!r}, {child}[{parent}] stands where no {parent!r} is beside it. A group local to "
-                    f"{parent!r} needs it in the same product, as in ({parent} {child}[{parent}])"
-                )
-            if nearest.count(parent) > 1:
-                raise SpecError(
-                    f"in {name!r}, {axis} stands beside {nearest.count(parent)} axes of {parent!r}: which of them it "
-                    f"follows cannot be told. Put the two that belong together into brackets"
-                )
-        case Product(factors):
-            beside = [f.name for f in factors if isinstance(f, Group) and f.parent is None]
-            for factor in factors:
-                _check_scope(name, factor, [*scope, beside])
-        case Sum(terms):
-            for term in terms:
-                _check_scope(name, term, scope)
-        case Gather(inner, _):
-            _check_scope(name, inner, scope)
-
-
-def _same_names(
-    given: Collection[str], wanted: Collection[str], *, what: str, other: str, all_of_other: bool = True
-) -> None:
-    extra = [name for name in given if name not in wanted]
-    missing = [name for name in wanted if name not in given] if all_of_other else []
-    if extra:
-        raise SpecError(f"{what} names {extra[0]!r}, which is not in {other}{_near(extra[0], missing or list(wanted))}")
-    if missing:
-        shown = ", ".join(map(repr, missing[:5])) + (" ..." if len(missing) > 5 else "")
-        raise SpecError(
-            f"{what} lacks {shown}, which {other} has. Every parameter needs an entry; write '.' for an axis that stays"
-        )
-
-
-def _near(name: str, names: Collection[str]) -> str:
-    found = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {found[0]!r}?" if found else f"; there is {', '.join(map(repr, list(names)[:8]))}"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,18 @@ from rebasin_core.backends import get_backend
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import PlanError
 from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.display import counted, html_table, shortened
 from rebasin_core.symmetry.graph import PermutationGraph
+from rebasin_core.symmetry.json_text import read_json
+from rebasin_core.symmetry.plan_checks import (
+    check_fits,
+    check_graph,
+    check_rows,
+    difference,
+    generator,
+    parents_among,
+    shape_in,
+)
 
 __all__ = ["Plan", "check_fits"]
 
@@ -49,32 +59,27 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
     """
 
     def __init__(self, permutations: Mapping[str, Any], parents: Mapping[str, str] | None = None) -> None:
-        self._parents = {child: parent for child, parent in (parents or {}).items() if child in permutations}
+        self._parents = parents_among(permutations, parents, "Plan")
         self._permutations = {
             group: _permutation(group, value, self._parents.get(group)) for group, value in permutations.items()
         }
-        for child, parent in self._parents.items():
-            if parent not in self._permutations:
-                raise PlanError(f"group {child!r} is local to {parent!r}, for which this plan has no permutation")
-            if len(self[child]) != len(self[parent]):
-                raise PlanError(
-                    f"group {child!r} has {len(self[child])} rows, but its parent {parent!r} has {len(self[parent])} "
-                    f"places. Give one row per place"
-                )
+        check_rows({group: perm.shape for group, perm in self._permutations.items()}, self._parents, PlanError)
 
     @classmethod
     def identity(cls, graph: PermutationGraph) -> "Plan":
         """Return the plan that leaves everything where it is."""
+        check_graph(graph)
         return cls(
-            {g: np.broadcast_to(np.arange(graph.groups[g]), _shape(graph, g)) for g in graph.groups}, graph.parents
+            {g: np.broadcast_to(np.arange(graph.groups[g]), shape_in(graph, g)) for g in graph.groups}, graph.parents
         )
 
     @classmethod
     def random(cls, graph: PermutationGraph, seed: int | np.random.Generator = 0) -> "Plan":
         """Draw every permutation uniformly; the same seed gives the same plan."""
-        rng = np.random.default_rng(seed)
+        check_graph(graph)
+        rng = generator(seed)
         draws = {
-            g: rng.permuted(np.broadcast_to(np.arange(graph.groups[g]), _shape(graph, g)), axis=-1)
+            g: rng.permuted(np.broadcast_to(np.arange(graph.groups[g]), shape_in(graph, g)), axis=-1)
             for g in graph.groups
         }
         return cls(draws, graph.parents)
@@ -91,13 +96,22 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        return self.keys() == other.keys() and all(np.array_equal(self[g], other[g]) for g in self)
+        same_groups = self.keys() == other.keys() and self._parents == other._parents
+        return same_groups and all(np.array_equal(self[g], other[g]) for g in self)
 
     def __hash__(self) -> int:
-        return hash(tuple((g, self[g].tobytes()) for g in sorted(self)))
+        return hash(tuple((g, self._parents.get(g), self[g].tobytes()) for g in sorted(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # NumPy forgets on the way that an array was read-only.
+        return Plan, (self._permutations, self._parents)
 
     def __repr__(self) -> str:
-        return f"Plan({', '.join(f'{g}: {self.moved(g)} of {self[g].size} moved' for g in self)})"
+        return f"Plan({shortened([f'{g}: {self.moved(g)} of {self[g].size} moved' for g in self], ', ')})"
+
+    def _repr_html_(self) -> str:
+        rows = [(g, self._parents.get(g, ""), f"{self.moved(g):,} of {self[g].size:,}") for g in self]
+        return html_table(f"Plan of {counted(len(self), 'group')}", ("group", "local to", "moved"), rows)
 
     @property
     def parents(self) -> dict[str, str]:
@@ -120,8 +134,10 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
         ``permute(permute(w, p), q)`` equals ``permute(w, p.compose(q))``. With ``x'[i] = x[p[i]]`` and
         ``x''[i] = x'[q[i]]`` the composition is ``p[q[i]]``; for a local group the row travels with its parent.
         """
+        if not isinstance(then, Plan):
+            raise PlanError(f"expected another Plan to compose with, got {type(then).__name__}")
         if self.keys() != then.keys():
-            raise PlanError(f"cannot compose plans of different groups: {_difference(self, then)}")
+            raise PlanError(f"cannot compose plans of different groups: {difference(self, then)}")
         for group in self:
             if self[group].shape != then[group].shape:
                 raise PlanError(
@@ -174,10 +190,9 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
 
     def _with(self, moved: Mapping[str, np.ndarray[Any, Any]]) -> "Plan":
         """Put permutations known to be good into a copy, unchecked: a check costs more than a step of a search."""
-        plan = copy(self)
-        for perm in moved.values():
-            perm.setflags(write=False)
-        plan._permutations = {**self._permutations, **moved}
+        plan = object.__new__(Plan)
+        plan._permutations = {**self._permutations, **{group: _read_only(perm) for group, perm in moved.items()}}
+        plan._parents = self._parents
         return plan
 
     def apply(self, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:
@@ -215,74 +230,39 @@ class Plan(Mapping[str, np.ndarray[Any, Any]]):
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Read a plan written by `to_json`."""
-        try:
-            stored = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanError(f"this is not JSON: {error}") from None
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise PlanError(f'expected JSON text written by Plan.to_json, with "format": "{FORMAT}"')
-        lacking = [key for key in ("permutations", "parents") if key not in stored]
-        if lacking:
-            raise PlanError(f"this JSON text is not a whole plan, it lacks {lacking[0]!r}; write it with to_json")
+        """Read a plan written by `to_json`.
+
+        Raises
+        ------
+        PlanError
+            The text is not that of a plan.
+        """
+        stored = read_json(text, "Plan", FORMAT, {"permutations": dict, "parents": dict}, PlanError)
         return cls(stored["permutations"], stored["parents"])
-
-
-def check_fits(plan: Any, graph: PermutationGraph) -> None:
-    """Raise `PlanError` unless `plan` (hard or soft) has the groups, their parents and their sizes of `graph`."""
-    if plan.keys() != graph.groups.keys():
-        raise PlanError(
-            f"this plan belongs to another graph: {_difference(plan, graph.groups)}. Make one for this graph with "
-            f"Plan.identity(graph) or Plan.random(graph)"
-        )
-    for group in graph.groups:
-        here, there = plan.parents.get(group), graph.parents.get(group)
-        if here != there:
-            raise PlanError(
-                f"this plan belongs to another graph: its group {group!r} is {_locality(here)}, the graph's is "
-                f"{_locality(there)}"
-            )
-        wanted = _shape(graph, group)
-        if tuple(plan[group].shape)[: len(wanted)] != wanted:
-            raise PlanError(
-                f"this plan belongs to another graph: its group {group!r} has shape {tuple(plan[group].shape)}, the "
-                f"graph's needs {wanted}"
-            )
-
-
-def _shape(graph: PermutationGraph, group: str) -> tuple[int, ...]:
-    n = graph.groups[group]
-    return (graph.groups[graph.parents[group]], n) if group in graph.parents else (n,)
-
-
-def _locality(parent: str | None) -> str:
-    return "a plain group" if parent is None else f"local to {parent!r}"
-
-
-def _difference(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    extra = [g for g in given if g not in wanted]
-    missing = [g for g in wanted if g not in given]
-    parts = [f"it lacks {', '.join(map(repr, missing[:5]))}"] if missing else []
-    parts += [f"it has {', '.join(map(repr, extra[:5]))}, which is not there"] if extra else []
-    return " and ".join(parts)
 
 
 def _permutation(group: str, value: Any, parent: str | None) -> np.ndarray[Any, Any]:
     try:
         perm = np.asarray(value)
+    except (TypeError, RuntimeError) as error:  # an array of a framework that lies on another device
+        raise PlanError(f"the permutation of group {group!r} cannot be read as integers: {error}") from None
     except ValueError:
-        raise PlanError(f"the permutation of group {group!r} has rows of different lengths: {value!r}") from None
+        raise PlanError(f"the permutation of group {group!r} has rows of different lengths: {value!r:.80}") from None
     ndim = 1 if parent is None else 2
     if perm.ndim != ndim:
         wanted = "a vector (n,)" if parent is None else f"(places of {parent!r}, n), since it is local to it"
         raise PlanError(f"the permutation of group {group!r} must have shape {wanted}; got shape {perm.shape}")
-    if not np.issubdtype(perm.dtype, np.integer):
+    if perm.size and not np.issubdtype(perm.dtype, np.integer):
         raise PlanError(f"the permutation of group {group!r} must hold integers; got dtype {perm.dtype}")
     if not np.array_equal(np.sort(perm, axis=-1), np.broadcast_to(np.arange(perm.shape[-1]), perm.shape)):
         raise PlanError(
             f"group {group!r}: expected the numbers 0 to {perm.shape[-1] - 1} in some order, each once; got "
             f"{np.array2string(perm, threshold=12)}"
         )
-    perm = perm.astype(np.int64)
+    return _read_only(perm.astype(np.int64))
+
+
+def _read_only(perm: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a view of an array that is made read-only: the view cannot be made writable again."""
     perm.setflags(write=False)
-    return perm
+    return perm.view()

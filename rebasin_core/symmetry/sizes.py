@@ -118,4 +118,8 @@ def _check(name: str, i: int, axis: Axis, length: int, sizes: Mapping[str, int],
 
 def tuple_shape(array: object) -> tuple[int, ...]:
     """Shape of an array of any framework, as plain ints."""
-    return tuple(int(n) for n in getattr(array, "shape", ()))
+    shape = getattr(array, "shape", ())
+    try:
+        return tuple(int(n) for n in shape)
+    except (TypeError, ValueError):
+        raise SpecError(f"expected an array whose shape is known, got one of shape {shape}") from None

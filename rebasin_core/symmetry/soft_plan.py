@@ -3,17 +3,22 @@
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.protocol import Array
+from rebasin_core.backends.dtypes import is_inexact
+from rebasin_core.backends.protocol import Array, HasDeferredMix
 from rebasin_core.errors import PlanError, ShapeError
 from rebasin_core.sinkhorn_operator import sinkhorn
 from rebasin_core.symmetry.action import act, as_matrix
 from rebasin_core.symmetry.assignment import linear_assignment
+from rebasin_core.symmetry.display import counted, html_table, shortened
 from rebasin_core.symmetry.graph import PermutationGraph
-from rebasin_core.symmetry.plan import Plan, check_fits
+from rebasin_core.symmetry.json_text import read_json
+from rebasin_core.symmetry.plan import Plan
+from rebasin_core.symmetry.plan_checks import check_fits, check_rows, generator, parents_among
 
 __all__ = ["SoftPlan", "matrices_of", "mix_when_used"]
 
@@ -37,6 +42,8 @@ class SoftPlan(Mapping[str, Array]):
     ------
     ShapeError
         A matrix is not square, or a local group has not one per place of its parent.
+    PlanError
+        A local group stands without its parent, or something is no array at all.
 
     Examples
     --------
@@ -51,17 +58,16 @@ class SoftPlan(Mapping[str, Array]):
     """
 
     def __init__(self, matrices: Mapping[str, Array], parents: Mapping[str, str] | None = None) -> None:
+        self._parents = parents_among(matrices, parents, "SoftPlan")
         self._matrices = dict(matrices)
-        self._parents = {child: parent for child, parent in (parents or {}).items() if child in matrices}
-        for group, matrix in self._matrices.items():
-            shape = tuple(matrix.shape)
-            if len(shape) != (3 if group in self._parents else 2) or shape[-1] != shape[-2]:
-                wanted = f"(places of {self._parents[group]!r}, n, n)" if group in self._parents else "(n, n)"
-                raise ShapeError(f"the matrix of group {group!r} must have shape {wanted}; got {shape}")
+        shapes = {group: _shape(group, matrix, self._parents.get(group)) for group, matrix in self._matrices.items()}
+        check_rows(shapes, self._parents, ShapeError)
 
     @classmethod
     def from_plan(cls, plan: Plan, like: Array | None = None) -> "SoftPlan":
         """Write a hard plan as permutation matrices of the framework, dtype and device of `like` (default: float64)."""
+        if not isinstance(plan, Plan):
+            raise PlanError(f"expected a Plan, got {type(plan).__name__}")
         like = np.zeros(()) if like is None else like
         backend = get_backend(like)
         return cls({g: backend.asarray(np.eye(p.shape[-1])[p], like=like) for g, p in plan.items()}, plan.parents)
@@ -76,7 +82,7 @@ class SoftPlan(Mapping[str, Array]):
         cls, graph: PermutationGraph, seed: int | np.random.Generator = 0, like: Array | None = None
     ) -> "SoftPlan":
         """Draw standard normal logits and put them through the Sinkhorn operator (20 iterations, tau 1)."""
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         like = np.zeros(()) if like is None else like
         backend = get_backend(like)
         logits = {
@@ -105,8 +111,23 @@ class SoftPlan(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._matrices)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SoftPlan):
+            return NotImplemented
+        if self.keys() != other.keys() or self._parents != other._parents:
+            return False
+        pairs = ((self[group], other[group]) for group in self)
+        return all(np.array_equal(get_backend(a).to_numpy(a), get_backend(b).to_numpy(b)) for a, b in pairs)
+
+    # Matrices are the user's arrays, which an optimizer may change: equality may, and so a hash would.
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
-        return f"SoftPlan({', '.join(f'{g}: {tuple(m.shape)}' for g, m in self.items())})"
+        return f"SoftPlan({shortened([f'{g}: {tuple(m.shape)}' for g, m in self.items()], ', ')})"
+
+    def _repr_html_(self) -> str:
+        rows = [(g, self._parents.get(g, ""), " x ".join(map(str, m.shape))) for g, m in self.items()]
+        return html_table(f"Soft plan of {counted(len(self), 'group')}", ("group", "local to", "matrix"), rows)
 
     @property
     def parents(self) -> dict[str, str]:
@@ -128,6 +149,8 @@ class SoftPlan(Mapping[str, Array]):
             The groups differ, or a local group's parent in `then` is not a hard permutation: blocks that are mixed
             have no order of their own, so the composition is no soft plan any more.
         """
+        if not isinstance(then, SoftPlan):
+            raise PlanError(f"expected another SoftPlan to compose with, got {type(then).__name__}")
         if self.keys() != then.keys():
             raise PlanError(f"cannot compose soft plans of groups {list(self)} and {list(then)}")
         composed = {}
@@ -185,15 +208,17 @@ class SoftPlan(Mapping[str, Array]):
             spec = graph.axes[name]
             if spec.groups:
                 backend = get_backend(x, *(self[g] for g in spec.groups))
-                if "float" not in backend.dtype(x):  # whole numbers per channel mix to fractions
+                if not is_inexact(backend.dtype(x)):
+                    # Whole numbers per channel mix to fractions.
                     x = backend.astype(x, backend.dtype(self[spec.groups[0]]))
                 actions = {g: backend.astype(self[g], backend.dtype(x)) for g in spec.groups}
                 mix = partial(act, backend, x, spec, graph.groups, actions)
-                layer, defer = as_matrix(spec), getattr(backend, "deferred_mix", None) if deferred else None
-                if layer is None or defer is None:
-                    x = mix()
+                layer = as_matrix(spec) if deferred else None
+                if layer is not None and isinstance(backend, HasDeferredMix):
+                    rows, columns = (None if g is None else actions[g] for g in layer)
+                    x = backend.deferred_mix(x, rows, columns, mix)
                 else:
-                    x = defer(x, *(None if g is None else actions[g] for g in layer), mix)
+                    x = mix()
             moved[name] = x
         return moved
 
@@ -204,18 +229,40 @@ class SoftPlan(Mapping[str, Array]):
 
     @classmethod
     def from_json(cls, text: str, like: Array | None = None) -> "SoftPlan":
-        """Read a soft plan written by `to_json`, as arrays like `like` (default: float64)."""
-        try:
-            stored = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanError(f"this is not JSON: {error}") from None
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise PlanError(f'expected JSON text written by SoftPlan.to_json, with "format": "{FORMAT}"')
+        """Read a soft plan written by `to_json`, as arrays like `like` (default: float64).
+
+        Raises
+        ------
+        PlanError, ShapeError
+            The text is not that of a soft plan.
+        """
+        stored = read_json(text, "SoftPlan", FORMAT, {"matrices": dict, "parents": dict}, PlanError)
         like = np.zeros(()) if like is None else like
         backend = get_backend(like)
-        return cls(
-            {g: backend.asarray(np.array(m), like=like) for g, m in stored["matrices"].items()}, stored["parents"]
-        )
+        matrices = {group: _numbers(group, rows) for group, rows in stored["matrices"].items()}
+        return cls({g: backend.asarray(m, like=like) for g, m in matrices.items()}, stored["parents"])
+
+
+def _shape(group: str, matrix: Array, parent: str | None) -> tuple[int, ...]:
+    """Shape of the matrix of a group, which is square, once or once per place of the parent."""
+    if not hasattr(matrix, "shape"):
+        raise PlanError(f"expected the matrix of group {group!r} as an array, got {type(matrix).__name__}")
+    shape = tuple(matrix.shape)
+    if len(shape) != (2 if parent is None else 3) or shape[-1] != shape[-2]:
+        wanted = "(n, n)" if parent is None else f"(places of {parent!r}, n, n)"
+        raise ShapeError(f"the matrix of group {group!r} must have shape {wanted}; got {shape}")
+    return shape
+
+
+def _numbers(group: str, rows: Any) -> np.ndarray[Any, Any]:
+    """A matrix as it stands in JSON text."""
+    try:
+        matrix = np.array(rows)
+    except (ValueError, TypeError, OverflowError):
+        matrix = np.array(None)
+    if matrix.dtype.kind not in "iuf" or not np.isfinite(matrix).all():
+        raise PlanError(f"expected the matrix of group {group!r} in this JSON text as rows of finite numbers")
+    return matrix
 
 
 def mix_when_used(soft: SoftPlan, params: Mapping[str, Array], graph: PermutationGraph) -> dict[str, Array]:

@@ -30,7 +30,7 @@ def check_backend(
 
     Every operation must have NumPy's value and the derivative that differences give, in double precision, where the
     framework has it, and in single; keep shapes, dtypes and devices, and leave its arguments alone. Then come the
-    corners (ties, overflow, matrices that are not definite, gradients that are zero) and the optimisers.
+    corners (ties, overflow, matrices that are not definite, gradients that are zero) and the optimizers.
 
     Parameters
     ----------

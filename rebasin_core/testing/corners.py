@@ -1,11 +1,12 @@
 """Laws of the Backend protocol beyond values and derivatives of single operations."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from rebasin_core.backends.protocol import Array, Backend
+from rebasin_core.backends.protocol import Array, Backend, HasDeferredMix
 from rebasin_core.testing.laws import Law, require, same
 from rebasin_core.testing.operations import DEFINITE, RIGHT, X
 
@@ -42,8 +43,8 @@ def corner_laws(
         compiled = jit
         found["control flow, compiled"] = lambda: laws.control_flow(compiled)
         found["nothing is concrete under compilation"] = lambda: laws.abstract(compiled)
-    if hasattr(B, "deferred_mix"):
-        found["deferred_mix stands for the product"] = laws.deferred
+    if isinstance(B, HasDeferredMix):
+        found["deferred_mix stands for the product"] = partial(laws.deferred, B)
     return found
 
 
@@ -64,7 +65,7 @@ class _Laws:
         B = self.B
         require(isinstance(B.name, str) and B.name, f"expected a name, got {B.name!r}")
         require(hash(B) == hash(B) and B in {B: None}, "it must serve as a key")
-        require(isinstance(B.vectorises, bool), f"expected vectorises as True or False, got {B.vectorises!r}")
+        require(isinstance(B.vectorizes, bool), f"expected vectorizes as True or False, got {B.vectorizes!r}")
 
     def making(self) -> None:
         B, like = self.B, self.array(np.zeros(2))
@@ -203,7 +204,7 @@ class _Laws:
         jit(fun)(constant)
         require(seen and not any(seen), f"is_concrete of four arrays in a compiled function: {seen}")
 
-    def deferred(self) -> None:
+    def deferred(self, deferring: HasDeferredMix) -> None:
         B, rng = self.B, np.random.default_rng(3)
         weight, rows, columns = X[0], rng.normal(size=(3, 3)), rng.normal(size=(4, 4))
         for P, Q in ((rows, columns), (rows, None), (None, columns)):
@@ -214,6 +215,6 @@ class _Laws:
                 return mixed if right is None else B.matmul(mixed, right, transpose_y=True)
 
             expected = (np.eye(3) if P is None else P) @ weight @ (np.eye(4) if Q is None else Q).T
-            deferred = B.deferred_mix(W, left, right, mix)  # type: ignore[attr-defined]
+            deferred = deferring.deferred_mix(W, left, right, mix)
             require(B.shape(deferred) == expected.shape, f"it has shape {B.shape(deferred)}, expected {expected.shape}")
             same(self.numpy(deferred), expected, "the product", 1e-4, 1e-5)

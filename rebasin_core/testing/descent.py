@@ -1,4 +1,4 @@
-"""Laws of `Backend.minimise`: the optimisers are those of the textbook, whichever framework steps."""
+"""Laws of `Backend.stepper`: the optimizers are those of the textbook, whichever framework steps."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.descent import minimize
 from rebasin_core.backends.optimizers import SGD, Adam, Optimizer
 from rebasin_core.backends.protocol import Array, Backend
 from rebasin_core.errors import NonFiniteError, SettingError
@@ -29,19 +30,21 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def descent_laws(B: Backend, array: MakeArray) -> dict[str, Law]:
     """All of them, by name."""
     laws = _Laws(B, array)
-    textbook = {f"minimise: {name} is the textbook's": partial(laws.textbook, name) for name in OPTIMIZERS}
+    textbook = {f"minimize: {name} is the textbook's": partial(laws.textbook, name) for name in OPTIMIZERS}
     pairs = {
-        f"minimise: Adam beside {name} is as alone": partial(laws.beside, name)
+        f"minimize: Adam beside {name} is as alone": partial(laws.beside, name)
         for name in ("Adam with decay", "SGD with momentum", "SGD, clipped")
     }
     return {
-        "minimise: ends low, keeps dtypes and arguments": laws.ends_low,
+        "minimize: ends low, keeps dtypes and arguments": laws.ends_low,
         **textbook,
         **pairs,
-        "minimise: clips a whole parameter group": laws.clips_groups,
-        "minimise: returns what the callback would see next": laws.returns_the_next,
-        "minimise: refuses what is not finite": laws.refuses_infinity,
-        "minimise: wants one optimiser per variable": laws.wants_optimisers,
+        "minimize: clips a whole parameter group": laws.clips_groups,
+        "minimize: clips gradients that share memory": laws.clips_shared,
+        "minimize: half precision takes small steps": laws.takes_small_steps,
+        "minimize: returns what the callback would see next": laws.returns_the_next,
+        "minimize: refuses what is not finite": laws.refuses_infinity,
+        "minimize: wants one optimizer per variable": laws.wants_optimizers,
     }
 
 
@@ -69,7 +72,7 @@ class _Laws:
             seen.append(here)
             return False
 
-        last = self.B.minimise(self.squares, x, optimizer, num_steps, callback)
+        last = minimize(self.B, self.squares, x, optimizer, num_steps, callback)
         return [{name: self.B.to_numpy(values) for name, values in here.items()} for here in (*seen, last)]
 
     def ends_low(self) -> None:
@@ -84,7 +87,7 @@ class _Laws:
             seen.append((step, value, here))
             return False
 
-        last = B.minimise(fun, x, Adam(0.1), 150, callback)
+        last = minimize(B, fun, x, Adam(0.1), 150, callback)
         require([step for step, _, _ in seen] == list(range(150)), "the callback must see every step, counted from 0")
         require(sorted(set(steps)) == list(range(150)), "the function must be given the step, counted from 0")
         require(all(isinstance(value, float) for _, value, _ in seen), "the callback must see the value as a float")
@@ -121,11 +124,26 @@ class _Laws:
             taken = [3.0 - after["a"][0], 4.0 - after["b"][0]]
             same(taken, steps, f"the first step of {optimizer}", rtol=1e-5)
 
+    def clips_shared(self) -> None:
+        """The gradients of both are one number, and may be one array; their norm is 2."""
+        B, x = self.B, self.variables(a=np.zeros(2), b=np.zeros(2))
+        for optimizer, step in ((SGD(1.0, clip=1.0), 0.5), (SGD(1.0, clip_value=0.25), 0.25)):
+            after = minimize(B, lambda v, step: B.sum(v["a"] + v["b"]), x, optimizer, 1, lambda *_: False)
+            for name, values in after.items():
+                same(B.to_numpy(values), [-step, -step], f"variable {name!r} after {optimizer}", rtol=1e-5)
+
+    def takes_small_steps(self) -> None:
+        """In float16 itself, 6 - 0.001 is 6: nothing would ever move."""
+        B, x = self.B, {"a": self.B.astype(self.variables(a=6.0)["a"], "float16")}
+        last = minimize(B, lambda v, step: B.astype(v["a"], "float32"), x, Adam(0.001), 20, lambda *_: False)
+        require(B.dtype(last["a"]) == "float16", f"the dtype must stay float16, got {B.dtype(last['a'])}")
+        require(float(B.to_numpy(last["a"])) < 5.99, f"20 steps of 0.001 led from 6 to {B.to_numpy(last['a'])}")
+
     def returns_the_next(self) -> None:
         x = self.variables(a=np.ones(2))
         long, short = self.path(x, SGD(0.1), 5), self.path(x, SGD(0.1), 3)
         same(short[-1]["a"], long[3]["a"], "what is returned after 3 steps", rtol=1e-6)
-        stopped = self.B.minimise(self.squares, x, SGD(0.1), 5, lambda step, value, here: step == 2)
+        stopped = minimize(self.B, self.squares, x, SGD(0.1), 5, lambda step, value, here: step == 2)
         same(
             self.B.to_numpy(stopped["a"]), long[2]["a"], "what is returned when the callback ends at step 2", rtol=1e-6
         )
@@ -135,12 +153,12 @@ class _Laws:
         infinite = B.custom_vjp(lambda x: B.sum(x), lambda g, output, x: (x * np.inf,))
 
         def run(fun: Callable[[Variables, int], Array]) -> Callable[[], Any]:
-            return lambda: B.minimise(fun, x, Adam(0.1), 2, lambda *_: False)
+            return lambda: minimize(B, fun, x, Adam(0.1), 2, lambda *_: False)
 
         refused(NonFiniteError, "nan at step 0", run(lambda v, step: B.sum(v["a"]) * np.nan))
         refused(NonFiniteError, "'a'", run(lambda v, step: infinite(v["a"])))
 
-    def wants_optimisers(self) -> None:
+    def wants_optimizers(self) -> None:
         x = self.variables(a=np.ones(1))
         cases: list[tuple[Any, str]] = [({}, "'a'"), ({"a": SGD(1.0), "c": SGD(1.0)}, "'c'"), (0.1, "got 0.1")]
         for optimizer, words in cases:

@@ -1,6 +1,7 @@
 """The permuted network must be the same function; where it is not, find the least that shows it."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -15,7 +16,7 @@ from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.testing.blame import find_blame
 from rebasin_core.testing.shrinking import Swap, perform, shrink
-from rebasin_core.verification import Verification, check_equivalent_params, gather_inputs, uneven
+from rebasin_core.verification import Difference, Verification, compare_functions, gather_inputs, make_uneven
 
 __all__ = ["check_equivalent", "check_opened"]
 
@@ -103,19 +104,20 @@ def check_opened(
     forward, worst, trials = model.forward, 0.0, 0
     with model.keep_random_state(seed):
         for params, plan in _trials(model.params, graph, plans, np.random.default_rng(seed)):
-            found, default = check_equivalent_params(forward, params, plan.apply(params, graph), inputs)
-            allowed = default if tolerance is None else tolerance
-            if not found <= allowed:
-                raise _Failure(forward, params, inputs, graph, plan, found, allowed).error()
-            worst, trials = max(worst, found), trials + 1
-    return Verification(worst, allowed, trials)
+            found = compare_functions(forward, params, plan.apply(params, graph), inputs)
+            if tolerance is not None:
+                found = replace(found, tolerance=tolerance)
+            if not found.is_rounding:
+                raise _Failure(forward, params, inputs, graph, plan, found).error()
+            worst, trials = max(worst, found.error), trials + 1
+    return Verification(worst, found.tolerance, trials)
 
 
 def _trials(
     params: Params, graph: PermutationGraph, plans: int | Iterable[Plan], rng: np.random.Generator
 ) -> Iterator[tuple[Params, Plan]]:
     """Weights and plans: the first plan on the weights as they are, every plan on weights that are uneven."""
-    if isinstance(plans, int):
+    if isinstance(plans, (int, np.integer)):
         at_least(1, plans=plans)
         drawn: Iterator[Plan] = (Plan.random(graph, rng) for _ in range(plans))
     else:
@@ -125,7 +127,7 @@ def _trials(
         raise SettingError("expected at least one plan to try, got none")
     yield params, first
     for plan in chain([first], drawn):
-        yield uneven(params, rng), plan
+        yield make_uneven(params, rng), plan
 
 
 class _Failure:
@@ -138,26 +140,25 @@ class _Failure:
         inputs: Any,
         graph: PermutationGraph,
         plan: Plan,
-        found: float,
-        allowed: float,
+        found: Difference,
     ) -> None:
         self.forward, self.params, self.inputs = forward, params, inputs
-        self.graph, self.plan, self.found, self.allowed = graph, plan, found, allowed
+        self.graph, self.plan, self.found = graph, plan, found
 
     def breaks(self, plan: Plan, graph: PermutationGraph | None = None) -> bool:
         """Whether a plan changes the outputs, perhaps under a corrected graph."""
         rebased = plan.apply(self.params, graph or self.graph)
-        found, _ = check_equivalent_params(self.forward, self.params, rebased, self.inputs)
-        return not found <= self.allowed
+        found = compare_functions(self.forward, self.params, rebased, self.inputs)
+        return not found.error <= self.found.tolerance
 
     def error(self) -> EquivalenceError:
         """Explain."""
-        head = f"the permuted network is another function: relative error {self.found:.1e}, allowed {self.allowed:.1e}."
+        head = f"the permuted network is another function: {self.found}."
         identity = Plan.identity(self.graph)
         if self.breaks(identity):
             return EquivalenceError(
-                f"{head}\nSo it is where nothing moves: called twice with the same parameters, it gives two results, "
-                f"or NaN. Pass inputs on which it is finite, and switch off what draws random numbers"
+                f"{head}\nSo it is where nothing moves: called twice with the same parameters, it gives two "
+                f"results. Switch off what draws random numbers"
             )
         groups, least = shrink(self.graph, self.plan, self.breaks)
         plan = perform(self.graph, least)

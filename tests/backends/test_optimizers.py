@@ -1,4 +1,4 @@
-"""Settings of optimisers, and how variables are sorted into parameter groups."""
+"""Settings of optimizers, and how variables are sorted into parameter groups."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_settings_out_of_range_are_refused(make, name):
         make()
 
 
-def test_equal_optimisers_make_one_group_in_the_order_of_the_variables():
+def test_equal_optimizers_make_one_group_in_the_order_of_the_variables():
     chosen = {"a": SGD(1.0), "b": Adam(0.1), "c": SGD(1.0, clip=2.0), "d": SGD(1.0)}
     assert parameter_groups(chosen, ["d", "b", "c", "a"]) == [
         (SGD(1.0), ["d", "a"]),
@@ -33,16 +33,16 @@ def test_equal_optimisers_make_one_group_in_the_order_of_the_variables():
     assert parameter_groups(Adam(), ["x", "y"]) == [(Adam(), ["x", "y"])]
 
 
-def test_variables_and_optimisers_must_match():
-    with pytest.raises(SettingError, match="no variable to optimise"):
+def test_variables_and_optimizers_must_match():
+    with pytest.raises(SettingError, match="no variable to optimize"):
         parameter_groups(Adam(), [])
-    with pytest.raises(SettingError, match="variable has no optimiser: 'b'"):
+    with pytest.raises(SettingError, match="variable has no optimizer: 'b'"):
         parameter_groups({"a": Adam()}, ["a", "b"])
-    with pytest.raises(SettingError, match="optimiser has no variable: 'c'"):
+    with pytest.raises(SettingError, match="optimizer has no variable: 'c'"):
         parameter_groups({"a": Adam(), "c": Adam()}, ["a"])
 
 
 @pytest.mark.parametrize("wrong", [0.1, "adam", Adam, None])
-def test_something_else_is_no_optimiser(wrong):
+def test_something_else_is_no_optimizer(wrong):
     with pytest.raises(SettingError, match=r"expected residual as rebasin_core\.optimizers\.Adam"):
         check_optimizer(residual=wrong)

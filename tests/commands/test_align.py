@@ -56,6 +56,21 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(rebasin, pl
     untouched()
 
 
+@pytest.mark.parametrize("command", ["align", "merge"])
+def test_a_command_that_is_interrupted_writes_nothing(rebasin, planted, untouched, monkeypatch, command):
+    """The library returns the best plan so far; a person who stops a command wants no file of it."""
+    from rebasin_core.solvers import weight_matching
+
+    def interrupt(scores):
+        raise KeyboardInterrupt
+
+    untouched()
+    monkeypatch.setattr(weight_matching, "linear_assignment", interrupt)
+    files = (planted.a, planted.b) if command == "align" else (planted.a, planted.b, planted.a, "--method", "star")
+    assert rebasin(command, *files, "-o", planted.out(), "--axes", planted.axes).code == 130
+    untouched()
+
+
 def test_the_plan_is_written_too(rebasin, planted):
     plan = planted.folder / "plan.json"
     command = ("align", planted.a, planted.b, "-o", planted.out(), "--axes", planted.axes, "--plan-out", plan)
@@ -124,14 +139,14 @@ def test_a_file_of_torch_keeps_what_stands_beside_the_weights(rebasin, trained):
 )
 def test_objectives_with_data_compute_with_the_model(rebasin, trained, objective, solver, monkeypatch):
     from rebasin_core import solvers
-    from rebasin_core.commands import matching, options
+    from rebasin_core.solvers import resolve
 
     quick = {
         "straight-through": solvers.StraightThrough(max_steps=3),
         "sinkhorn": solvers.Sinkhorn(max_steps=3, num_rounds=1, num_starts=1),
     }
     if solver in quick:
-        monkeypatch.setitem(matching.SOLVERS, options.SolverName(solver), lambda: quick[solver])
+        monkeypatch.setitem(resolve.SOLVERS, solver, lambda: quick[solver])
     command = ("align", *trained.files[:2], "-o", trained.folder / "out.pt", *trained.architecture)
     chosen = ("--objective", objective, "--solver", solver)
     data = ("--data", f"{trained.factory}:pairs", "--loss", "cross_entropy")

@@ -1,5 +1,7 @@
 """`rebasin merge`: the mean in the common order, in the format of the first file."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,23 @@ def test_t_is_a_place_on_the_line(rebasin, planted, place):
         assert stored["step"] == 7
 
 
+@pytest.mark.parametrize("method", [None, "star", "iterative", "cycle"])
+def test_a_command_writes_what_the_call_returns(rebasin, planted, method):
+    rng = np.random.default_rng(5)
+    other = {name: (x + rng.normal(size=x.shape)).astype(x.dtype) for name, x in planted.permuted.items()}
+    np.savez(planted.b, **other)
+    axes = json.loads(planted.axes.read_text())
+    graph = rb.PermutationGraph.from_axes(axes, planted.params, buffers=["step"])
+    command = ["merge", planted.a, planted.b, "-o", planted.out(), "--axes", planted.axes, "--force"]
+    command += [] if method is None else ["--method", method]
+    for place in (0.0, 0.3, 1.0):
+        assert rebasin(*command, "-t", place).code == 0
+        wanted = rb.merge(planted.params, other, t=place, method=method, graph=graph, progress=False)
+        with np.load(planted.out()) as stored:
+            for name, x in wanted.items():
+                np.testing.assert_array_equal(stored[name], x)
+
+
 def test_weights_are_shares(rebasin, planted):
     other = {name: x * (4 if x.dtype.kind == "f" else 1) for name, x in planted.permuted.items()}
     np.savez(planted.b, **other)
@@ -46,6 +65,7 @@ def test_weights_are_shares(rebasin, planted):
     "options",
     [
         ("-t", "0.5", "--weights", "1,1"),
+        ("-t", "nan"),
         ("--weights", "1,x"),
         ("--weights", "1"),
         ("--weights", "1,-1"),

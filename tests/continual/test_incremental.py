@@ -164,7 +164,7 @@ def test_a_loss_that_becomes_nan_leaves_the_model_and_the_memory_as_they_were(sm
     learner = small.learner(loss=breaks, memory_per_class=None)
     learner.fit_task(small.blobs(0.0))
     before = learner.params
-    with pytest.raises(NonFiniteError, match=r"task 1: The loss is nan at step 5.*still the one before"):
+    with pytest.raises(NonFiniteError, match=r"task 1: the loss is nan at step 5.*still the one before"):
         learner.fit_task(small.blobs(1.0))
     for name, x in before.items():
         assert_array_equal(learner.params[name], x)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rebasin_core.continual import TaskMemory
-from rebasin_core.continual.data import TaskData
 from rebasin_core.continual.memory import Picker
 from rebasin_core.continual.replay import Replay
+from rebasin_core.continual.task_data import TaskData
 from rebasin_core.errors import DataError
 
 

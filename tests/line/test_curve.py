@@ -1,5 +1,8 @@
 """Eq. 3 of the paper, on cases that can be worked out by hand."""
 
+import pickle
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -144,12 +147,12 @@ def test_bad_lambdas_are_refused(lambdas):
         ({"loss": lambda o, y: np.inf if o[0, 0] == 4 else 0.0}, NonFiniteError, r"loss of model B itself is inf"),
         ({"metrics": ["precision"]}, SettingError, r"metric.*'precision'"),
         ({"metrics": {"loss": mse}}, SettingError, r"cannot be named 'loss'"),
-        ({"data": None}, DataError, r"needs data"),
+        ({"data": None, "loss": None}, DataError, r"needs data.*pass connectivity\(a, b, loss, data\)"),
         ({"data": []}, DataError, r"no batch"),
         ({"data": iter(())}, DataError, r"already read"),
         ({"data": (np.ones((0, 1)), np.ones((0, 1)))}, DataError, r"empty"),
-        ({"batch_size": 0}, DataError, r"batch size"),
-        ({"batch_size": "all"}, DataError, r"batch size"),
+        ({"batch_size": 0}, SettingError, r"batch_size"),
+        ({"batch_size": "all"}, SettingError, r"batch_size"),
         ({"progress": "yes"}, SettingError, r"progress.*'yes'"),
         ({"b": {"w": np.array([np.nan])}}, NonFiniteError, r"'w' of model B"),
         ({"b": {"v": np.array([1.0])}}, SpecError, r"'w'"),
@@ -165,6 +168,59 @@ def test_bad_input_is_refused(settings, error, words):
 def test_the_middle_of_the_line_may_diverge():
     curve = measure(lambda o, y: np.inf if 1 < o[0, 0] < 3 else 1.0, lambdas=5)
     assert curve.barrier == np.inf
+
+
+# --- the curve as a value ---------------------------------------------------------------------------------------------
+def curves(losses, **metrics):
+    return rb.Curve(np.linspace(0, 1, len(losses)), np.array(losses), {k: np.array(v) for k, v in metrics.items()})
+
+
+def test_curves_are_equal_where_all_their_numbers_are():
+    one, same = (
+        curves([1.0, np.nan, 2.0], accuracy=[0.9, 0.5, 0.8]),
+        curves([1.0, np.nan, 2.0], accuracy=[0.9, 0.5, 0.8]),
+    )
+    assert one == same
+    assert hash(one) == hash(same)
+    assert pickle.loads(pickle.dumps(one)) == one
+    for other in (
+        curves([1.0, 3.0, 2.0], accuracy=[0.9, 0.5, 0.8]),
+        curves([1.0, np.nan, 2.0], accuracy=[0.9, 0.5, 0.7]),
+        curves([1.0, np.nan, 2.0]),
+        curves([1.0, 2.0]),
+        "a curve",
+    ):
+        assert one != other
+
+
+def test_a_curve_keeps_numbers_of_its_own():
+    losses = np.array([1.0, 2.0])
+    curve = rb.Curve([0, 1], losses)
+    losses[0] = 5.0
+    assert curve.losses[0] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        curve.losses[0] = 5.0
+
+
+def test_a_curve_of_many_places_is_told_in_a_line():
+    curve = curves(np.arange(1000.0) ** 2, accuracy=np.ones(1000))
+    assert repr(curve).startswith("Curve(1000 places, barrier 0, ")
+    assert "accuracy" in repr(curve)
+    assert len(repr(curve)) < 100
+
+
+@pytest.mark.parametrize("losses", [[1.0, 3.0, 2.0], [1.0, np.inf, 2.0], [1.0, 1.0], [np.nan, np.nan]])
+def test_a_notebook_shows_a_picture(losses):
+    shown = curves(losses)._repr_html_()
+    tree = ElementTree.fromstring(shown)
+    namespace = "{http://www.w3.org/2000/svg}"
+    line = tree.findall(f"{namespace}svg/{namespace}polyline")[-1]
+    points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    assert len(points) == np.isfinite(losses).sum()
+    assert all(0 <= x <= 300 and 0 <= y <= 120 for x, y in points)
+    assert "loss barrier" in "".join(tree.itertext())
+    if losses == [1.0, 3.0, 2.0]:  # up is more
+        assert points[1][1] < points[2][1] < points[0][1]
 
 
 # --- interpolate ------------------------------------------------------------------------------------------------------
@@ -185,6 +241,11 @@ def test_interpolation_keeps_the_dtype():
 def test_a_bad_place_is_refused(t):
     with pytest.raises(SettingError, match=r"expected t as a finite number"):
         rb.interpolate(A, B, t)
+
+
+def test_a_batch_size_without_data_to_cut_is_refused():
+    with pytest.raises(SettingError, match=r"batch_size=2 cuts the data of reestimate="):
+        rb.interpolate(A, B, batch_size=2)
 
 
 # --- statistics of batch normalisation --------------------------------------------------------------------------------

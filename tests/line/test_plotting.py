@@ -10,9 +10,15 @@ import rebasin_core as rb
 from rebasin_core.errors import SettingError
 from rebasin_core.line.plotting import plot_curves, save_figure
 
-pytest.importorskip("matplotlib")
+plt = pytest.importorskip("matplotlib.pyplot")
 
 CURVE = rb.Curve(np.array([0.0, 0.5, 1.0]), np.array([1.0, 3.0, 2.0]), {"accuracy": np.array([0.9, 0.5, 0.8])})
+
+
+@pytest.fixture(autouse=True)
+def no_figures():
+    yield
+    plt.close("all")
 
 
 def test_a_curve_draws_its_losses_or_a_metric():
@@ -32,11 +38,28 @@ def test_several_curves_are_told_apart():
     assert CURVE.plot().get_legend() is None
 
 
-def test_curves_go_into_the_axes_given_and_pyplot_is_left_alone():
+def test_a_new_figure_is_one_that_pyplot_shows():
     ax = CURVE.plot(label="naive")
+    assert plt.get_fignums() == [ax.figure.number]
     assert CURVE.plot(ax=ax, label="aligned") is ax
     assert len(ax.lines) == 2
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert plt.get_fignums() == [ax.figure.number]
+
+
+def test_pyplot_is_left_alone_where_axes_are_given_and_by_commands(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
+    ax = plot_curves({})
+    assert CURVE.plot(ax=ax) is ax
+    assert len(plot_curves({"curve": CURVE}).lines) == 1
+
+
+def test_a_backend_that_cannot_open_a_window_does_not_keep_a_curve_from_being_drawn(monkeypatch, tmp_path):
+    def refuse(**settings):
+        raise ImportError("cannot load backend 'TkAgg': headless is running")
+
+    monkeypatch.setattr(plt, "subplots", refuse)
+    save_figure(CURVE.plot(), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
 def test_a_metric_that_was_not_measured_is_named():

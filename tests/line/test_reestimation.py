@@ -121,7 +121,7 @@ def test_bad_data_are_refused(normed, data, error, words):
 
 
 def test_a_bad_batch_size_or_a_broken_model_is_refused(normed):
-    with pytest.raises(DataError, match="batch size"):
+    with pytest.raises(SettingError, match="batch_size"):
         rb.reestimate(normed(), X, batch_size=0)
     broken = normed()
     broken.params["w"][0, 0] = np.nan

@@ -4,12 +4,13 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import rebasin_core as rb
-from rebasin_core.errors import EquivalenceError, SettingError
+from rebasin_core.errors import EquivalenceError, NonFiniteError, SettingError, ShapeError
 
 QUIET = {"progress": False}
+QUICK = rb.solvers.Sinkhorn(max_steps=2, num_rounds=1, max_swaps=0)
 METHODS = ("iterative", "cycle", "star")
 
 
@@ -119,6 +120,80 @@ def test_a_star_takes_any_objective(networks, mse):
     assert found.plans[2] == alone.plan
     with pytest.raises(SettingError, match=r'pass method="star"'):
         rb.align_many(models, method="iterative", **settings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_minimized_and_how_it_ended_is_told(networks, method):
+    net, graph, models = networks
+    inputs = net.inputs()
+    found = rb.align_many(models, inputs, graph=graph, method=method, forward=net.forward, **QUIET)
+    assert found.error < 1e-12
+    pairs = [
+        rb.align(models[0], model, graph=graph, solver=rb.solvers.WeightMatching(), **QUIET) for model in models[1:]
+    ]
+    if method == "star":
+        assert_allclose(found.objective, np.mean([pair.objective for pair in pairs]))
+        assert_allclose(found.initial_objective, np.mean([pair.initial_objective for pair in pairs]))
+        assert found.stop_reason == "; ".join(dict.fromkeys(pair.stop_reason for pair in pairs))
+    else:
+        assert (found.objective, found.initial_objective) == (found.spread, found.initial_spread)
+        assert found.stop_reason == "no plan changed any more"
+    assert rb.align_many(models, graph=graph, method=method, **QUIET).error is None
+
+
+def test_a_search_that_was_cut_short_says_so(networks, mse):
+    net, graph, models = networks
+    settings = {"graph": graph, "forward": net.forward, **QUIET}
+    solver = rb.solvers.Sinkhorn(max_steps=1, num_rounds=1, max_swaps=0)
+    objective = rb.objectives.Midpoint(mse, net.data())
+    pairs = [rb.align(models[0], model, objective=objective, solver=solver, **settings) for model in models[1:]]
+    found = rb.align_many(models, method="star", objective=objective, solver=solver, **settings)
+    assert found.converged == all(pair.converged for pair in pairs)
+    assert found.stop_reason == "; ".join(dict.fromkeys(pair.stop_reason for pair in pairs))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_result_does_not_change_with_the_networks_it_was_made_of(networks, method):
+    _, graph, models = networks
+    found = rb.align_many(models, graph=graph, method=method, **QUIET)
+    before = found.merge()
+    for params in models:
+        for x in params.values():
+            x[...] = 0.0
+    for name, x in found.merge().items():
+        assert_array_equal(x, before[name])
+
+
+def test_a_result_is_told_in_a_line(networks):
+    _, graph, models = networks
+    assert len(repr(rb.align_many(models, graph=graph, **QUIET))) < 150
+
+
+def test_other_weights_need_no_other_search(networks):
+    _, graph, models = networks
+    found = rb.align_many(models, graph=graph, **QUIET)
+    for name, x in found.merge(weights=[1, 1, 1, 5]).items():
+        assert_allclose(x, sum(w * m[name] for w, m in zip([1, 1, 1, 5], found.models, strict=True)) / 8)
+    with pytest.raises(SettingError, match="pass weights="):
+        found.merge(t=0.5)
+
+
+def test_errors_name_the_network_by_its_place(networks, mse):
+    net, graph, models = networks
+    with pytest.raises(NonFiniteError, match="'w1' of model 3"):
+        rb.align_many([*models[:2], {**models[2], "w1": models[2]["w1"] * np.nan}, models[3]], graph=graph, **QUIET)
+    with pytest.raises(ShapeError, match=r"in model 1 and .* in model 4"):
+        rb.align_many([*models[:3], {**models[3], "w1": np.ones((2, 2))}], graph=graph, **QUIET)
+
+    def uneven(params, x):
+        return net.forward(params, x) + params["w2"][0, 0] * (params["mark"] == 3)
+
+    axes = {**net.axes(), "mark": ""}
+    marked = [{**params, "mark": np.array(float(i == 2) * 3)} for i, params in enumerate(models)]
+    graph = rb.PermutationGraph.from_axes(axes, marked[0])
+    for settings in ({}, {"method": "star", "objective": rb.objectives.Midpoint(mse, net.data()), "solver": QUICK}):
+        with pytest.raises(EquivalenceError, match="not the same function as model 3"):
+            rb.align_many(marked, net.inputs(), graph=graph, forward=uneven, **settings, **QUIET)
 
 
 def test_nothing_is_changed(networks, unchanged):

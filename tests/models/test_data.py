@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from rebasin_core.errors import DataError
+from rebasin_core.errors import DataError, SettingError
 from rebasin_core.models.data import as_batches, batch_size
 
 X, Y = np.arange(10.0).reshape(5, 2), np.arange(5)
@@ -78,6 +78,10 @@ def exhausted():
         ([X, Y, Y], r"one ndarray of shape \(5, 2\)"),
         ([(X, Y, Y)], "tuple of 3 items"),
         ([(X, Y), 3], "one int"),
+        (([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]], [[0.0, 0.0], [1.0, 1.0]]), r"lists of numbers.*np\.asarray"),
+        ([[1.0, 2.0], [0, 1]], r"lists of numbers"),
+        ([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], r"two numbers, 1\.0 and 2\.0"),
+        (iter([(1.0, 2.0)]), r"two numbers"),
     ],
 )
 def test_what_cannot_be_read_is_refused(data, words):
@@ -90,7 +94,20 @@ def test_a_loader_without_batches_is_refused_when_read():
         list(as_batches(Loader([])))
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
+def test_batches_of_lists_are_left_to_the_forward_function_of_the_user():
+    texts = (["one text", "another"], [0, 1])
+    assert list(as_batches([texts])) == [texts]
+    assert [batch_size(batch) for batch in as_batches(((X, [0] * 5), (X, [1] * 5)))] == [5, 5]
+    numbers = [([1.0, 2.0], [0.0]), ([3.0, 4.0], [1.0])]
+    assert list(as_batches(numbers)) == numbers
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])
+def test_a_batch_size_may_be_any_whole_number(kind):
+    assert [batch_size(batch) for batch in as_batches((X, Y), kind(2))] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", True, np.float64(2)])
 def test_a_bad_batch_size_is_refused(size):
-    with pytest.raises(DataError, match=r"batch size"):
+    with pytest.raises(SettingError, match=r"expected batch_size as a whole number of at least 1"):
         as_batches((X, Y), size)

@@ -179,3 +179,15 @@ def test_accuracy_is_the_share_of_largest_outputs():
         assert_array_equal(accuracy(outputs, targets), 0.75)
     with pytest.raises(ShapeError, match=r"\(4, 2\)"):
         accuracy(outputs, outputs)
+
+
+def test_a_detached_model_stays_as_it_is_while_the_users_goes_on_training():
+    params = {"w": np.ones(3), "count": np.array(2)}
+    opened = open_model(params)
+    detached, mine = opened.detach(), opened.detach_params({"w": params["w"], "count": params["count"] + 1})
+    params["w"][:] = 0
+    params["count"][...] = 0
+    assert_array_equal(detached.params["w"], np.ones(3))
+    assert_array_equal(detached.source["count"], 2)
+    assert_array_equal(mine["w"], np.ones(3))
+    assert_array_equal(mine["count"], 3)

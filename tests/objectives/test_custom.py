@@ -6,7 +6,7 @@ import pytest
 import rebasin_core as rb
 from rebasin_core.errors import SettingError
 from rebasin_core.models.model import open_model
-from rebasin_core.objectives import Custom, as_objective
+from rebasin_core.objectives.custom import Custom
 
 PARAMS = {"w": np.ones((2, 3))}
 GRAPH = rb.PermutationGraph.from_axes({"w": "h ."}, PARAMS)
@@ -81,11 +81,10 @@ def test_what_is_no_function_is_refused():
         Custom("two")
 
 
-def test_anything_reasonable_is_an_objective():
-    assert as_objective(None) == rb.objectives.L2()
-    assert as_objective(two) == Custom(two)
-    cosine = rb.objectives.Cosine()
-    assert as_objective(cosine) is cosine
+def test_a_pair_of_arrays_is_cut_into_batches():
+    data = (np.arange(10.0), np.arange(10.0))
+    bound = Custom(three, data, batch_size=4).bind(open_model(PARAMS), None)
+    assert [(weight, len(batch[0])) for weight, batch in bound.evaluation()] == [(4, 4), (4, 4), (2, 2)]
 
 
 def test_hard_plans_are_compared_on_the_same_batches_whatever_the_loader_does():

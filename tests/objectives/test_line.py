@@ -1,5 +1,6 @@
 """Eq. 8 and 9: losses on the straight line, their samples and their fixed evaluation sets."""
 
+from functools import partial
 from itertools import islice
 
 import autograd
@@ -8,10 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import DataError, SettingError, SpecError
+from rebasin_core.errors import SettingError, SpecError
 from rebasin_core.models.model import open_model
-
-Midpoint, RandomPoint = rb.objectives.Midpoint, rb.objectives.RandomPoint
+from rebasin_core.objectives import Activations, Custom, Midpoint, RandomPoint
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_evaluation_set_is_fixed_and_weighs_batches_by_size(net, mse):
     ):
         bound = bind(net, objective)
         first = [(weight, sample) for weight, sample in bound.evaluation()]
-        list(islice(bound.stream(np.random.default_rng(0)), 7))  # optimising in between changes nothing
+        list(islice(bound.stream(np.random.default_rng(0)), 7))  # optimizing in between changes nothing
         second = list(bound.evaluation())
         assert len(first) == len(second) == len(data) * len(places)
         for (w, x), (v, y) in zip(first, second, strict=True):
@@ -126,18 +126,21 @@ def test_a_generator_is_kept(net, mse):
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "5"])
-def test_bad_settings_are_refused_by_name(net, mse, bad):
+def test_bad_settings_are_refused_by_name_when_the_objective_is_made(net, mse, bad):
     with pytest.raises(SettingError, match=r"strata"):
-        bind(net, RandomPoint(mse, net.data(), strata=bad))
-    for kind in (Midpoint, RandomPoint):
-        with pytest.raises(SettingError, match=r"evaluation_batches"):
-            bind(net, kind(mse, net.data(), evaluation_batches=bad))
-        with pytest.raises(DataError, match=r"batch size"):
-            bind(net, kind(mse, net.data(), batch_size=bad))
+        RandomPoint(mse, net.data(), strata=bad)
+    of_the_line = (partial(Midpoint, mse), partial(RandomPoint, mse))
+    for kind in (*of_the_line, Activations, partial(Custom, mse)):
+        for name in ("batch_size", "evaluation_batches"):
+            with pytest.raises(SettingError, match=name):
+                kind(net.data(), **{name: bad})
+    for kind in of_the_line:
+        with pytest.raises(SettingError, match=r"normalization as one of 'running', 'batch'"):
+            kind(net.data(), normalization=bad)
 
 
 @pytest.mark.parametrize("kind", [Midpoint, RandomPoint])
-def test_batch_normalisation_normalises_by_the_batch_unless_told_otherwise(normed, mse, kind):
+def test_batch_normalization_normalizes_by_the_batch_unless_told_otherwise(normed, mse, kind):
     a, b = normed(1), normed(2)
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 2))
     sample = ((x, y), 0.5) if kind is RandomPoint else (x, y)
@@ -152,7 +155,7 @@ def test_batch_normalisation_normalises_by_the_batch_unless_told_otherwise(norme
         assert_allclose(bound.value(a.params, b.params, sample), expected, rtol=1e-6)
 
 
-def test_normalising_by_the_batch_lets_a_gradient_through(normed, mse):
+def test_normalizing_by_the_batch_lets_a_gradient_through(normed, mse):
     """The weights move the statistics too: against finite differences."""
     a, b = normed(1).params, normed(2).params
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 2))

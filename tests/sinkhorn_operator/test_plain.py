@@ -7,11 +7,11 @@ from numpy.testing import assert_allclose
 from rebasin_core.backends import get_backend
 from rebasin_core.sinkhorn_operator import sinkhorn
 from rebasin_core.sinkhorn_operator.kernel import limits_of
-from rebasin_core.sinkhorn_operator.plain import iterate_log_domain, iterate_mild, iterate_scaling
+from rebasin_core.sinkhorn_operator.plain import Iterations, iterate_log_domain, iterate_mild, iterate_scaling
 
 
-def normalise(X, tau, num_iters):
-    """Explicitly alternating normalisation, columns first."""
+def normalize(X, tau, num_iters):
+    """Explicitly alternating normalization, columns first."""
     P = np.exp((X - X.max()) / tau)
     ratio = X.shape[0] / X.shape[1]
     for _ in range(num_iters):
@@ -22,9 +22,9 @@ def normalise(X, tau, num_iters):
 
 @pytest.mark.parametrize("num_iters", [1, 2, 20])
 @pytest.mark.parametrize("shape", [(6, 6), (3, 5), (5, 3)])
-def test_num_iters_counts_explicit_normalisations(shape, num_iters):
+def test_num_iters_counts_explicit_normalizations(shape, num_iters):
     X = np.random.default_rng(0).normal(size=shape)
-    assert_allclose(sinkhorn(X, 0.2, num_iters), normalise(X, 0.2, num_iters), rtol=1e-12)
+    assert_allclose(sinkhorn(X, 0.2, num_iters), normalize(X, 0.2, num_iters), rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -68,9 +68,9 @@ def test_iterations_that_change_nothing_are_left_out(spread, num_iters, dtype):
     """Whatever is left out is below rounding; and where every iteration counts, all are made."""
     backend, X = Counting(), (spread * np.random.default_rng(0).normal(size=(1, 64, 64))).astype(dtype)
     ones = np.ones((1, 1, 64), dtype)
-    P = iterate_mild(backend, X, None, ones, ones, num_iters)
+    P = iterate_mild(Iterations(backend, None, ones, ones, num_iters), X).plan
     tolerance = 16 * (num_iters + 64) * np.finfo(dtype).eps
-    assert_allclose(P[0], normalise(X[0].astype(np.float64), 1.0, num_iters), rtol=tolerance)
+    assert_allclose(P[0], normalize(X[0].astype(np.float64), 1.0, num_iters), rtol=tolerance)
     if spread == 4.0 and num_iters <= 21:
         assert backend.count == 2 * num_iters
     if spread == 0.1 and num_iters >= 20:
@@ -85,12 +85,12 @@ def test_logits_of_a_mild_range_need_no_guard(reference, dtype, num_iters):
     backend = get_backend(np.zeros(1))
     edge = limits_of(backend, np.zeros(1, dtype)).mild
     X = edge * (np.add.outer(np.arange(12), -np.arange(12)) % 12 / 5.5 - 1.0)
-    row = np.ones((1, 1, 12))
-    P = iterate_mild(backend, X[None].astype(dtype), dtype(1.0), row.astype(dtype), row.astype(dtype), num_iters)
+    row = np.ones((1, 1, 12), dtype)
+    P = iterate_mild(Iterations(backend, dtype(1.0), row, row, num_iters), X[None].astype(dtype)).plan
     assert_allclose(P[0], reference.log_domain(X, 1.0, num_iters), rtol=0, atol=20 * edge * np.finfo(dtype).eps)
     uneven = np.geomspace(1e-6, 1.0, 12)[None, None]
     uneven = 12 * uneven / uneven.sum()
-    P = iterate_mild(backend, X[None].astype(dtype), dtype(1.0), uneven.astype(dtype), row.astype(dtype), num_iters)
+    P = iterate_mild(Iterations(backend, dtype(1.0), uneven.astype(dtype), row, num_iters), X[None].astype(dtype)).plan
     assert np.isfinite(P).all()
     assert_allclose(P.sum(axis=-1), uneven[0], rtol=20 * np.finfo(dtype).eps)
 
@@ -105,11 +105,12 @@ def test_guard_rejects_the_scaling_form_before_it_is_wrong(reference):
         X = np.round(rng.normal(size=(1, 32, 32)) * 64) / 64
         tau = 2.0 ** -rng.integers(4, 8)
         row = np.ones((1, 1, 32), dtype=np.float32)
-        P, failed = iterate_scaling(backend, X.astype(np.float32), np.float32(tau), row, row, 20)
+        problem = Iterations(backend, np.float32(tau), row, row, 20)
+        (P, *_), failed = iterate_scaling(problem, X.astype(np.float32))
         exact = reference.log_domain(X[0], tau, 20)
         if failed.item():
             rejected += 1
-            P = iterate_log_domain(backend, X.astype(np.float32), np.float32(tau), row, row, 20)
+            P = iterate_log_domain(problem, X.astype(np.float32)).plan
         else:
             accepted += 1
         assert np.abs(P[0] - exact).max() < 1e-4

@@ -6,7 +6,7 @@ import pytest
 
 import rebasin_core as rb
 from rebasin_core.models.model import open_model
-from rebasin_core.objectives import as_objective
+from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.solvers.problem import Problem
 
 

@@ -90,9 +90,9 @@ def test_weights_of_zeros_are_left_as_they_are():
     assert guess(graph, a, a).is_identity
 
 
-def test_the_centre_mixes_all_units_evenly():
+def test_the_center_mixes_all_units_evenly():
     a = {"v": np.zeros((6, 2)), "scale": np.zeros(2)}
     graph = rb.PermutationGraph.from_axes({"v": "(h d[h]) .", "scale": "h"}, a)
-    centre = uniform_matrices(graph)
-    assert_array_equal(centre["h"], np.full((2, 2), 1 / 2))
-    assert_array_equal(centre["d"], np.full((2, 3, 3), 1 / 3))
+    center = uniform_matrices(graph)
+    assert_array_equal(center["h"], np.full((2, 2), 1 / 2))
+    assert_array_equal(center["d"], np.full((2, 3, 3), 1 / 3))

@@ -133,7 +133,7 @@ def test_a_loss_is_brought_below_that_of_the_plans_it_sets_out_from(net, task, o
     assert rb.solvers.FrankWolfe(num_starts=1, max_swaps=0).solve(problem).value < 0.9 * known
 
 
-def test_starts_lie_between_the_centre_and_the_best_plan_and_never_repeat(net, task):
+def test_starts_lie_between_the_center_and_the_best_plan_and_never_repeat(net, task):
     problem = task(net, rb.objectives.L2())
     plan, rng, tried = rb.Plan.random(problem.graph, 1), np.random.default_rng(0), set()
     hard = rb.SoftPlan.from_plan(plan)
@@ -193,7 +193,7 @@ def test_a_gap_below_the_tolerance_ends_a_start(net, task, objectives):
 
 @pytest.mark.usefixtures("alone")
 def test_a_start_ends_where_no_step_lowers_the_objective():
-    """The gradient promises what no segment keeps: it leaves out a term that is lowest at the centre."""
+    """The gradient promises what no segment keeps: it leaves out a term that is lowest at the center."""
     w, direction = np.random.default_rng(0).normal(size=(2, 4, 3))
     graph = rb.PermutationGraph.from_axes({"w": "h ."}, {"w": w})
 

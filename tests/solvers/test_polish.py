@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.solvers.polish import affordable_swaps, pairs, polish, promising_pairs, swapped
+from rebasin_core.solvers.polish import affordable_swaps, pairs, polish, promising_pairs, swap_units
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.relaxation import relax
 from rebasin_core.solvers.search import Search
@@ -25,9 +25,9 @@ def test_pairs_are_all_pairs_of_a_group_and_of_each_place_of_a_local_one():
     found = list(pairs(plan))
     assert len(found) == len(set(found)) == 1 + 2 * 3 + 6
     for pair in found:
-        other = swapped(plan, [pair])
+        other = swap_units(plan, [pair])
         assert sum(other.moved(group) for group in other) == 2
-        assert swapped(other, [pair]) == plan
+        assert swap_units(other, [pair]) == plan
 
 
 @pytest.mark.parametrize("kind", ["midpoint", "random point", "two arguments", "three arguments"])
@@ -38,7 +38,7 @@ def test_no_swap_of_two_units_improves_what_comes_out(net, objectives, task, kin
     assert "no swap of two units improved" in said
     assert search.best <= before
     for pair in pairs(search.plan):
-        assert search.problem.judge(swapped(search.plan, [pair])) >= search.best - 1e-12
+        assert search.problem.judge(swap_units(search.plan, [pair])) >= search.best - 1e-12
 
 
 def test_a_distance_of_weights_is_improved_by_assignments(net, objectives, task):
@@ -74,7 +74,7 @@ def test_promised_gains_are_those_of_the_gradient(net, objectives, task):
     relaxation, t = relax(problem), 1e-6
 
     def slope(pair):
-        here, there = (dict(rb.SoftPlan.from_plan(p)) for p in (plan, swapped(plan, [pair])))
+        here, there = (dict(rb.SoftPlan.from_plan(p)) for p in (plan, swap_units(plan, [pair])))
         towards = {g: (1 - t) * here[g] + t * there[g] for g in here}
         return (relaxation.value(towards) - relaxation.value(here)) / t
 
@@ -137,4 +137,4 @@ def test_swaps_of_a_local_group_stay_within_their_place():
     )
     assert search.best >= best
     for pair in pairs(search.plan):
-        assert problem.judge(swapped(search.plan, [pair])) >= search.best - 1e-12
+        assert problem.judge(swap_units(search.plan, [pair])) >= search.best - 1e-12

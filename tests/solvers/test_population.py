@@ -45,7 +45,7 @@ def test_soft_values_and_gradients_are_those_of_single_plans(net, objectives, ta
         assert_allclose(gradient[group], wanted[group], rtol=1e-10, atol=1e-12)
 
 
-def test_what_a_framework_cannot_vectorise_is_computed_plan_by_plan(net, task, monkeypatch):
+def test_what_a_framework_cannot_vectorize_is_computed_plan_by_plan(net, task, monkeypatch):
     problem = task(net, rb.objectives.L2())
     population = Population(problem)
     calls = []
@@ -62,7 +62,7 @@ def test_what_a_framework_cannot_vectorise_is_computed_plan_by_plan(net, task, m
 
 
 def test_a_search_never_returns_a_value_that_only_rounding_made_lower(net, objectives, task, monkeypatch):
-    """Values of vectorised calls differ in the last digits from those that are compared in the end."""
+    """Values of vectorized calls differ in the last digits from those that are compared in the end."""
     search = Search(task(net, objectives(net)["L2"]))
     monkeypatch.setattr(search.population, "judge", lambda plans: [search.best - 1e-9 for _ in plans])
     search.see_all([rb.Plan.random(search.problem.graph, 1)])

@@ -95,12 +95,12 @@ def custom(function):
 
 
 def test_an_objective_without_a_gradient_is_refused_with_the_solvers_that_need_none():
-    relaxed, centre = custom(lambda a, b: 1.0)
+    relaxed, center = custom(lambda a, b: 1.0)
     with pytest.raises(SettingError, match=r"'mine' has no gradient.*WeightMatching.*ActivationMatching"):
-        relaxed.value_and_grad(centre)
+        relaxed.value_and_grad(center)
 
 
 def test_a_value_that_is_not_finite_is_refused():
-    relaxed, centre = custom(lambda a, b: (b["w"] * np.nan).sum())
+    relaxed, center = custom(lambda a, b: (b["w"] * np.nan).sum())
     with pytest.raises(NonFiniteError, match="'mine' is nan for a soft plan"):
-        relaxed.value_and_grad(centre)
+        relaxed.value_and_grad(center)

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import rebasin_core as rb
 from rebasin_core.errors import SettingError
 from rebasin_core.models.model import open_model
-from rebasin_core.objectives import as_objective
+from rebasin_core.objectives.resolve import as_objective
 from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.straight_through import _Projection
 from rebasin_core.solvers.weight_matching import descend

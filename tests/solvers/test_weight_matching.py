@@ -192,7 +192,7 @@ def count_assignments(monkeypatch, graph, a, b, plan):
     return per_sweep
 
 
-def test_a_group_is_solved_again_only_after_a_neighbour_moved(monkeypatch):
+def test_a_group_is_solved_again_only_after_a_neighbor_moved(monkeypatch):
     """Two perceptrons side by side: the one that lies as A does is looked at once, the other until it lies so."""
     rng = np.random.default_rng(0)
     sizes = {"still1": 4, "still2": 5, "lone": 6, "move1": 7, "move2": 8}
@@ -205,7 +205,7 @@ def test_a_group_is_solved_again_only_after_a_neighbour_moved(monkeypatch):
     b = rb.permute(a, plan, graph)
     first, *others = count_assignments(monkeypatch, graph, a, b, rb.Plan.identity(graph))
     assert first == sorted(sizes)
-    # `lone` has no neighbour: its assignment is final. `still1` and `still2` never move.
+    # `lone` has no neighbor: its assignment is final. `still1` and `still2` never move.
     assert {group for sweep in others for group in sweep} <= {"move1", "move2"}
 
 

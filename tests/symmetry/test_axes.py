@@ -114,3 +114,22 @@ def test_a_specification_is_hashable_and_frozen():
     assert {AxesSpec("h  .")} == {AxesSpec("h .")}
     with pytest.raises(AttributeError):
         AxesSpec("h .").text = "c"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(" * 5000, "at most 40 deep"),
+        ("x" + "@[0]" * 5000, "at most 40 deep"),
+        ("9" * 5000, "at most 18 digits"),
+        ("x@[" + "9" * 5000 + "]", "at most 18 digits"),
+    ],
+)
+def test_what_python_cannot_parse_is_refused_as_a_typo(text, words):
+    with pytest.raises(SpecError, match=words):
+        AxesSpec(text)
+
+
+def test_a_specification_is_built_of_axes_only():
+    with pytest.raises(SpecError, match=r"Group\('h'\), got str 'h'"):
+        AxesSpec.of("h")

@@ -168,3 +168,44 @@ def test_a_scalar_parameter_has_the_empty_notation():
     graph = from_axes({"scale": "", "w": "h"}, {"scale": np.array(2.0), "w": np.zeros(3)})
     assert graph.groups == {"h": 3}
     assert graph.shapes["scale"] == ()
+
+
+W = {"w": AxesSpec("h .")}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: rb.PermutationGraph(["h ."], {}, {}), "axes of a graph as a dictionary.*got list"),
+        (lambda: rb.PermutationGraph({"w": "h ."}, {"w": (2, 3)}, {"h": 2}), "axes of a graph.*got 'w': 'h .'"),
+        (lambda: rb.PermutationGraph(W, {"w": [2, 3]}, {"h": 2}), "shapes of a graph.*got 'w'"),
+        (lambda: rb.PermutationGraph(W, {"w": (2, 3)}, {"h": 2.0}), "groups of a graph.*got 'h': 2.0"),
+        (lambda: rb.PermutationGraph(W, {"v": (2, 3)}, {"h": 2}), "axes names 'w', which is not in shapes"),
+        (lambda: rb.PermutationGraph(W, {"w": (2, 3)}, {"h": 2}, {"d": 1}), "parents of a graph.*got 'd': 1"),
+        (lambda: rb.PermutationGraph(W, {"w": (2, 3)}, {"h": 2}, {}, {"w": "x"}), "pinned of a graph.*got 'w'"),
+        (lambda: rb.PermutationGraph(W, {"w": (2, 3)}, {"h": 2}, buffers=3), "buffers as names.*got 3"),
+        (lambda: rb.PermutationGraph(W, {"w": (2, 3)}, {"h": 2}, links={"h": "w"}), "links of a graph.*got 'h'"),
+        (lambda: from_axes(["h ."], zeros(w=(2, 3))), "axes as a mapping.*got list"),
+        (lambda: from_axes({1: "h"}, {1: np.zeros(2)}), "names as text in axes, got 1"),
+        (lambda: from_axes({"w": 5}, zeros(w=(2,))), "in the axes of 'w': expected the axes as text.*got int 5"),
+        (lambda: from_axes({"w": "h"}, zeros(w=(2,)), buffers=[1]), "buffers as names"),
+        (lambda: from_axes({"w": "h"}, zeros(w=(2,)), pin=3), "pin as names.*got 3"),
+        (lambda: from_axes({"w": "h"}, zeros(w=(2,)), reasons=["x"]), "reasons as a mapping"),
+        (lambda: from_axes({"w": "h"}, zeros(w=(2,))).check_params(None), "params as a mapping.*got NoneType"),
+    ],
+)
+def test_what_graphs_are_not_made_of_is_refused(make, words):
+    with pytest.raises(SpecError, match=words):
+        make()
+
+
+def test_a_graph_shows_in_a_line_and_in_a_notebook():
+    names = [f"<w{k}>" for k in range(50)]
+    graph = from_axes({name: f"h{k} ." for k, name in enumerate(names)}, {name: np.zeros((4, 3)) for name in names})
+    assert repr(graph) == "<PermutationGraph of 50 groups over 50 parameters; 100.0 % of 600 entries can move>"
+    page = graph._repr_html_()
+    assert page.count("<tr>") == 22  # a header, twenty groups, a count of the rest
+    assert "<td>h0</td><td>4</td><td>&lt;w0&gt;[0]</td>" in page
+    assert "and 30 more" in page
+    assert "<w" not in page
+    assert "://" not in page

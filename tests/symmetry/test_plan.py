@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import rebasin_core as rb
-from rebasin_core.errors import PlanError, RebasinError, ShapeError, SpecError
+from rebasin_core.errors import PlanError, RebasinError, SettingError, ShapeError, SpecError
 
 from_axes = rb.PermutationGraph.from_axes
 
@@ -210,3 +210,35 @@ def test_text_that_is_no_plan_is_refused(text, words):
 
 def test_a_plan_shows_what_moves():
     assert repr(rb.Plan({"h": [1, 0, 2]})) == "Plan(h: 2 of 3 moved)"
+
+
+def test_a_plan_of_many_groups_shows_in_a_line_and_in_a_notebook():
+    plan = rb.Plan({f"<h{k}>": [1, 0] for k in range(50)})
+    assert len(repr(plan)) < 120
+    assert repr(plan).endswith("more)")
+    page = plan._repr_html_()
+    assert page.count("<tr>") == 22  # a header, twenty groups, a count of the rest
+    assert "<td>&lt;h0&gt;</td><td></td><td>2 of 2</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda graph: rb.Plan([1, 0]), PlanError, "groups of a Plan as a dictionary.*got list"),
+        (lambda graph: rb.Plan({"h": [0]}, "h"), PlanError, "parents of a Plan as a dictionary.*got str"),
+        (lambda graph: rb.Plan({"h": [[0]]}, {"h": "h"}), PlanError, "which is local itself"),
+        (lambda graph: rb.Plan({1: [0]}), PlanError, "names of groups as text, got 1"),
+        (lambda graph: rb.Plan({"h": {"a": 1}}), PlanError, "'h'"),
+        (lambda graph: rb.Plan({"h": [10**30, 0]}), PlanError, "'h'"),
+        (lambda graph: rb.Plan.random(graph, seed=-1), SettingError, "seed as a whole number of at least 0.*got -1"),
+        (lambda graph: rb.Plan.random(graph, seed="x"), SettingError, "got 'x'"),
+        (lambda graph: rb.Plan.random({"h": 3}), SpecError, "expected a PermutationGraph, got dict"),
+        (lambda graph: rb.Plan.identity(None), SpecError, "expected a PermutationGraph, got NoneType"),
+        (lambda graph: rb.Plan.identity(graph).apply([], graph), SpecError, "params as a mapping.*got list"),
+        (lambda graph: rb.Plan.identity(graph).apply({}, None), SpecError, "expected a PermutationGraph, got NoneType"),
+        (lambda graph: rb.Plan.identity(graph).compose({}), PlanError, "another Plan.*got dict"),
+    ],
+)
+def test_what_plans_are_not_made_of_is_refused(local_graph, make, error, words):
+    with pytest.raises(error, match=words):
+        make(local_graph)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import rebasin_core as rb
-from rebasin_core.errors import PlanError, ShapeError
+from rebasin_core.errors import PlanError, SettingError, ShapeError
 
 from_axes = rb.PermutationGraph.from_axes
 
@@ -109,6 +109,20 @@ def test_gradients_flow_through_logits_and_arrays():
             assert_allclose(gradient[group][index], slope, atol=1e-6, rtol=1e-5)
 
 
+def test_gradients_flow_into_dictionaries_of_matrices_and_of_arrays():
+    """``sum(w2 * (M w))`` has the derivative ``w2 w^T`` in M and ``M^T w2`` in w."""
+    rng = np.random.default_rng(0)
+    params, w2 = {"w": rng.normal(size=(3, 2))}, rng.normal(size=(3, 2))
+    graph = from_axes({"w": "h ."}, params)
+    matrices = dict(rb.SoftPlan.random(graph, 1))
+
+    def value(matrices, params):
+        return anp.sum(w2 * rb.SoftPlan(matrices).apply(params, graph)["w"])
+
+    assert_allclose(autograd.grad(value, 0)(matrices, params)["h"], w2 @ params["w"].T)
+    assert_allclose(autograd.grad(value, 1)(matrices, params)["w"], matrices["h"].T @ w2)
+
+
 @pytest.mark.parametrize(
     ("matrices", "parents", "words"),
     [
@@ -147,3 +161,59 @@ def test_whole_numbers_per_channel_mix_to_fractions():
     graph = rb.PermutationGraph.from_axes({"count": "h"}, {"count": np.array([0, 4])})
     mixed = rb.SoftPlan({"h": np.full((2, 2), 0.5)}).apply({"count": np.array([0, 4])}, graph)["count"]
     np.testing.assert_allclose(mixed, [2.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("matrices", "parents", "error", "words"),
+    [
+        ({"h": np.eye(4), "d": np.stack([np.eye(3)] * 2)}, {"d": "h"}, ShapeError, "'d' has 2 rows.*'h' has 4 places"),
+        ({"d": np.stack([np.eye(3)] * 2)}, {"d": "h"}, PlanError, "'d' is local to 'h', for which this plan has no"),
+        ({"h": np.stack([np.eye(2)] * 2)}, {"h": "h"}, PlanError, "which is local itself"),
+        ([np.eye(2)], None, PlanError, "groups of a SoftPlan as a dictionary.*got list"),
+        ({"h": np.eye(2)}, ["h"], PlanError, "parents of a SoftPlan as a dictionary.*got list"),
+        ({0: np.eye(2)}, None, PlanError, "names of groups as text, got 0"),
+        ({"h": [[1.0]]}, None, PlanError, "'h' as an array, got list"),
+        ({"h": None}, None, PlanError, "'h' as an array, got NoneType"),
+    ],
+)
+def test_what_is_no_soft_plan_is_refused_by_name(matrices, parents, error, words):
+    with pytest.raises(error, match=words):
+        rb.SoftPlan(matrices, parents)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "tensorflow", "jax"])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_parameters_are_mixed_as_their_real_and_imaginary_parts(kind, dtype):
+    if kind == "jax" and dtype == "complex128":
+        pytest.skip("JAX computes in single precision here")
+    name = {"numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow", "jax": "jax.numpy"}[kind]
+    module = pytest.importorskip(name)
+    make = module.convert_to_tensor if kind == "tensorflow" else module.tensor if kind == "torch" else module.asarray
+    rng = np.random.default_rng(0)
+    w = (rng.normal(size=(3, 2)) + 1j * rng.normal(size=(3, 2))).astype(dtype)
+    graph = from_axes({"w": "h ."}, {"w": w})
+    matrix = rb.SoftPlan.random(graph, 1)["h"].astype("float32" if dtype == "complex64" else "float64")
+    mixed = np.asarray(rb.SoftPlan({"h": make(matrix)}).apply({"w": make(w)}, graph)["w"])
+    assert mixed.dtype == w.dtype
+    assert_allclose(mixed, matrix @ w.real + 1j * (matrix @ w.imag), rtol=1e-5)
+
+
+def test_what_is_no_soft_plan_does_not_compose_and_what_is_no_plan_is_not_softened():
+    soft = rb.SoftPlan({"h": np.eye(2)})
+    with pytest.raises(PlanError, match=r"another SoftPlan.*got Plan"):
+        soft.compose(rb.Plan({"h": [0, 1]}))
+    with pytest.raises(PlanError, match="expected a Plan, got SoftPlan"):
+        rb.SoftPlan.from_plan(soft)
+    with pytest.raises(SettingError, match="seed"):
+        rb.SoftPlan.random(from_axes({"w": "h"}, {"w": np.zeros(3)}), seed=-1)
+
+
+def test_a_soft_plan_shows_in_a_line_and_in_a_notebook():
+    soft = rb.SoftPlan({f"<h{k}>": np.eye(2) for k in range(50)})
+    assert repr(rb.SoftPlan({"h": np.eye(2)})) == "SoftPlan(h: (2, 2))"
+    assert len(repr(soft)) < 120
+    assert "and 45 more" in repr(soft)
+    page = soft._repr_html_()
+    assert page.count("<tr>") == 22  # a header, twenty groups, a count of the rest
+    assert "<td>&lt;h0&gt;</td><td></td><td>2 x 2</td>" in page
+    assert "and 30 more" in page

@@ -28,13 +28,32 @@ def edits_its_argument(B, x):
     return result
 
 
-def ends_a_step_early(B, fun, x, optimizer, num_steps, callback):
-    return B.minimise(fun, x, optimizer, num_steps - 1, callback)
+class PlainSteps:
+    """Steps against the gradient."""
+
+    def __init__(self, B, optimizer, variables):
+        self.rate, self.x = optimizer.learning_rate, {name: np.array(x) for name, x in variables.items()}
+
+    def read(self):
+        return {name: x.copy() for name, x in self.x.items()}
+
+    def update(self, gradients):
+        for name, x in self.x.items():
+            x -= self.rate * gradients[name]
 
 
-def ignores_momentum(B, fun, x, optimizer, num_steps, callback):
-    optimizer = getattr(optimizer, "learning_rate", None) and type(optimizer)(optimizer.learning_rate)
-    return B.minimise(fun, x, optimizer, num_steps, callback)
+class ShowsWhatItEdits(PlainSteps):
+    def read(self):
+        return self.x
+
+
+class StepsInHalfPrecision(PlainSteps):
+    def read(self):
+        return {name: x.astype(np.float16) for name, x in self.x.items()}
+
+    def update(self, gradients):
+        super().update(gradients)
+        self.x = self.read()
 
 
 def forgets_unused(B, fun, x):
@@ -101,15 +120,20 @@ FLAWS = {
         "[13.], expected [24.]",
     ),
     "variables without a gradient": ({"value_and_grad": forgets_unused}, "value_and_grad takes a dictionary", "unused"),
-    "an optimiser without momentum": (
-        {"minimise": ignores_momentum},
-        "minimise: SGD with momentum is the textbook's",
+    "an optimizer without momentum": (
+        {"stepper": lambda B, optimizer, x: B.stepper(type(optimizer)(optimizer.learning_rate), x)},
+        "minimize: SGD with momentum is the textbook's",
         "before step 2",
     ),
-    "one step too few": (
-        {"minimise": ends_a_step_early},
-        "minimise: ends low, keeps dtypes and arguments",
-        "every step",
+    "a stepper that edits what it has shown": (
+        {"stepper": ShowsWhatItEdits},
+        "minimize: SGD is the textbook's",
+        "the variable before step 0",
+    ),
+    "a stepper in half precision": (
+        {"stepper": StepsInHalfPrecision},
+        "minimize: half precision takes small steps",
+        "led from 6 to 6",
     ),
     "asarray that ignores like": (
         {"asarray": lambda B, values, like=None, dtype=None: B.asarray(values, dtype=dtype)},

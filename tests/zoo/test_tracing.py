@@ -247,3 +247,10 @@ def test_permuting_one_axis_alone_changes_the_outputs(make, inputs):
     blind = negative_control(randomise(make().double()), inputs())
     # A bias of keys adds the same to all scores of a query, which the softmax takes away.
     assert all("qkv.bias" in place for place in blind)
+
+
+def test_an_explanation_names_the_operation_and_its_module():
+    graph = trace(resnet20(), images())
+    chain = graph.explain("layer0", ("1.weight", 0), ("4.conv2.weight", 0))
+    assert [link.operation for link in chain.links] == ["batch_norm 1", "add 3", "add 4"]
+    assert [name for name, _ in chain.places] == ["1.weight", "0.weight", "3.conv2.weight", "4.conv2.weight"]

@@ -105,7 +105,8 @@ class Interpreter:
         if rule is None:
             return self._unsupported(call, specs, f"no rule for {describe(op)}")
         try:
-            result = rule(self.p, call)
+            with self.p.recorder.during(describe(op)):
+                result = rule(self.p, call)
         except UnsupportedModelError:
             raise
         except Exception as error:  # a rule of a user's, or one that met an argument it does not know

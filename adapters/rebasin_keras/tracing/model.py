@@ -64,7 +64,7 @@ def trace(model: "keras.Model", *example_inputs: Any, pin: Iterable[str] = ()) -
     inputs: list[Tensor | None] = [p.constant(shape, reason="an input of the network") for shape in shapes]
     outputs = Interpreter(p, weights).run(model, inputs)
     p.pin(list(tensors_in(keras.tree.flatten(outputs))), "reaches the output")
-    graph = _renamed(build_graph(p.recorder), {inner: name for name, inner in inside.items()})
+    graph = build_graph(p.recorder).rename(inside)
     return graph.pin(pin) if pin else graph
 
 
@@ -101,14 +101,3 @@ def _with_module(name: str) -> str:
     layer, slash, weight = name.rpartition("/")
     weight = weight.replace("~", "~0").replace(".", "~1")
     return f"{layer}.{weight}" if slash else weight
-
-
-def _renamed(graph: PermutationGraph, names: dict[str, str]) -> PermutationGraph:
-    return PermutationGraph(
-        axes={names[inner]: spec for inner, spec in graph.axes.items()},
-        shapes={names[inner]: shape for inner, shape in graph.shapes.items()},
-        groups=graph.groups,
-        parents=graph.parents,
-        pinned={(names[inner], axis): reason for (inner, axis), reason in graph.pinned.items()},
-        buffers=frozenset(names[inner] for inner in graph.buffers),
-    )

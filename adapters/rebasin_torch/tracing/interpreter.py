@@ -83,7 +83,8 @@ class Interpreter:
         if rule is None:
             return self._unsupported(node, f"no rule for {name}", call)
         try:
-            result = rule(self.p, call)
+            with self.p.recorder.during(_title(node, name)):
+                result = rule(self.p, call)
         except Exception as error:  # a rule of a user's, or one that met an argument it does not know
             return self._unsupported(node, f"the rule for {name} failed: {type(error).__name__}: {error}", call)
         results = [result] if isinstance(result, Tensor) else list(result)
@@ -119,6 +120,13 @@ class Interpreter:
             reason = reasons[0] if reasons else reason
         results = [None if shape is None else self.p.constant(shape, reason=reason) for shape in _shapes(node)]
         return results if isinstance(node.meta.get("val"), (tuple, list)) else results[0]
+
+
+def _title(node: torch.fx.Node, name: str) -> str:
+    """The operation and the module in which it stands, as in ``conv2d layer1.0.conv1``."""
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    name = name.removeprefix("aten.").removeprefix("_").removeprefix("native_").removesuffix("_legit_no_training")
+    return " ".join([name, *modules[-1:]]).strip()
 
 
 def _symbolic_tensors(values: Any) -> list[Tensor]:

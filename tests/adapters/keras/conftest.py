@@ -41,6 +41,11 @@ SLOW_ON_JAX = (
     "single_precision_is_accurate[16-0.001]",
     "rectangles_and_marginals[shape1]",
     "half_precision_computes_in_single[float16]",
+    "any_finite_logits_give_finite_numbers_and_derivatives[float16-tolerance]",
+    "any_finite_logits_give_finite_numbers_and_derivatives[bfloat16-tolerance]",
+    "any_finite_logits_give_finite_numbers_and_derivatives[bfloat16-iterations]",
+    "what_is_told_beside_a_plan_is_that_of_numpy[fixed-compiled]",
+    "mixed_derivative_in_temperature_is_that_of_numpy[fixed]",
 )
 
 

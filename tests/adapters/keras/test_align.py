@@ -224,3 +224,32 @@ def test_metrics_of_keras_keep_no_state():
     for wrong in ("accurracy", 3, keras.metrics.AUC):
         with pytest.raises(SettingError):
             ADAPTER.metric(None, wrong)
+
+
+@pytest.mark.parametrize("pin", [(), ("dense", "dense_1")], ids=["units move", "nothing moves"])
+def test_an_alignment_stays_as_it_is_while_its_models_are_trained_on(task, pin):
+    a, b = (rb.interpolate(model, model) for model in (task.a, task.b))
+    result = rb.align(a, b, pin=pin, solver="weight-matching", progress=False)
+    assert pin or not result.plan.is_identity
+    before = [result.merge(t).get_weights() for t in (0, 0.5, 1)]
+    for model in (a, b, result.model):
+        model.compile(keras.optimizers.SGD(0.1), LOSS)
+        old = model.get_weights()
+        model.fit(task.x, task.y, epochs=1, verbose=0)
+        assert not np.array_equal(old[0], model.get_weights()[0])
+    for t, weights in zip((0, 0.5, 1), before, strict=True):
+        for x, y in zip(result.merge(t).get_weights(), weights, strict=True):
+            assert_array_equal(x, y)
+
+
+def test_activations_of_a_single_hidden_layer_are_collected():
+    def net():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="relu"), keras.layers.Dense(3)])
+
+    a, x = net(), np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    graph = rb.permutation_graph(a)
+    plan = rb.Plan.random(graph, 1)
+    result = rb.align(
+        a, rb.permute(a, plan, graph), objective=rb.objectives.Activations((x, x)), solver="activation-matching"
+    )
+    assert result.plan == plan.inverse()

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rebasin_core.backends import get_backend
-from rebasin_core.backends.optimizers import Adam
+from rebasin_core.backends.dtypes import resolution
 from rebasin_core.errors import SettingError
 from rebasin_core.testing import check_backend
 
@@ -40,6 +40,17 @@ def test_bfloat16_reaches_numpy_as_single_precision(framework, backend):
     assert backend.to_numpy(narrow).dtype == np.float32
 
 
+def test_every_dtype_of_tensorflow_is_known_as_floating_or_not(framework):
+    if framework.name != "tensorflow":
+        pytest.skip("the dtypes of JAX are those of ml_dtypes, in tests/backends")
+    import tensorflow as tf
+
+    kinds = [*vars(tf.dtypes).values(), *vars(tf.dtypes.experimental).values()]
+    found = {kind.name: kind.is_floating for kind in kinds if isinstance(kind, tf.DType)}
+    assert found.keys() >= {"float16", "bfloat16", "float8_e5m2", "int64", "complex64"}
+    assert {name: resolution(name) > 0 for name in found} == found
+
+
 def test_integers_are_finite(framework, backend):
     assert_array_equal(backend.to_numpy(backend.isfinite(framework.array(np.array([1, 2])))), [True, True])
 
@@ -65,20 +76,6 @@ def test_what_has_no_gradient_is_refused(framework, backend):
     x = {"a": framework.array(np.ones(2, np.float32))}
     with pytest.raises(SettingError, match="no gradient"):
         backend.value_and_grad(lambda x: 1.0, x)
-    with pytest.raises(SettingError, match="no variable"):
-        backend.minimise(lambda x, step: None, {}, Adam(0.1), 1, lambda *_: False)
-
-
-def test_half_precision_variables_take_small_steps(framework, backend):
-    """In float16 itself, 4 + 0.001 is 4: nothing would ever move."""
-    x = {"b": framework.array(np.array(4.0, np.float16))}
-
-    def fun(x, step):
-        return backend.astype(x["b"], "float32")
-
-    last = backend.minimise(fun, x, Adam(0.001), 20, lambda *_: False)
-    assert backend.dtype(last["b"]) == "float16"
-    assert float(backend.to_numpy(last["b"])) < 3.99
 
 
 # --- imports ----------------------------------------------------------------------------------------------------------

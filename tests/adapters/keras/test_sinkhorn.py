@@ -1,5 +1,7 @@
 """The operator on Keras's framework against the one on NumPy: values, derivatives, compilation."""
 
+import warnings
+
 import autograd
 import autograd.numpy as anp
 import numpy as np
@@ -8,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import rebasin_core as rb
 from rebasin_core.backends import get_backend
-from rebasin_core.errors import NonFiniteError, SettingError, ShapeError
+from rebasin_core.errors import ConvergenceWarning, NonFiniteError, SettingError, ShapeError
 
 RNG = np.random.default_rng(0)
 X, G, H = RNG.normal(size=(3, 2, 5, 5))
@@ -133,6 +135,60 @@ def test_half_precision_computes_in_single(framework, dtype):
     gradient = framework.grad(lambda X: framework.sum(rb.sinkhorn(X, tau=0.5)[..., 0]))(logits)
     assert backend.dtype(plan) == backend.dtype(gradient) == dtype
     assert_allclose(backend.to_numpy(plan), rb.sinkhorn(X, tau=0.5), atol=1e-2)
+
+
+# --- the whole range of exponents ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stop", [{"num_iters": 7}, {"tol": 1e-3}], ids=["iterations", "tolerance"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_any_finite_logits_give_finite_numbers_and_derivatives(framework, dtype, stop):
+    rng, like = np.random.default_rng(7), framework.array(np.float32(0))
+    backend = get_backend(like)
+    highest = 15.9 if dtype == "float16" else 127.9
+    size = 2.0 ** rng.uniform(-highest, highest, size=(2, 3, 4)) * rng.choice([-1.0, 1.0], size=(2, 3, 4))
+    values = np.where(rng.random((2, 3, 4)) < 0.5, rng.normal(size=(2, 3, 4)), size).astype(np.float32)
+    logits = backend.asarray(values, like=like, dtype=dtype)
+    found = []
+
+    def loss(X):
+        plan, info = rb.sinkhorn(X, 2.0**-20, **stop, info=True)
+        found.extend((backend.stop_gradient(plan), *info.potentials, info.error))
+        return framework.sum(plan[..., 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        gradient = numpy(framework.grad(loss)(logits))
+    assert all(np.isfinite(numpy(values)).all() for values in found)
+    assert_allclose(numpy(found[0]).astype(float).sum(axis=-1), 1.0, rtol=2e-2)
+    assert not np.isnan(gradient).any()
+    assert np.isfinite(gradient).all() or dtype == "float16"
+
+
+@pytest.mark.usefixtures("wide")
+def test_what_is_told_beside_a_plan_is_that_of_numpy(framework, stop, run):
+    found, info = run(lambda X: rb.sinkhorn(X, **stop, info=True))(framework.array(X))
+    plan, told = rb.sinkhorn(X, **stop, info=True)
+    assert_allclose(numpy(found), plan, **EXACT)
+    for there, here in zip(info.potentials, told.potentials, strict=True):
+        assert_allclose(
+            numpy(there) - numpy(there).mean(-1, keepdims=True), here - here.mean(-1, keepdims=True), atol=1e-7
+        )
+    assert int(info.iterations) == told.iterations
+    again = run(lambda X, start: rb.sinkhorn(X, **stop, start=start))(framework.array(X), info.potentials)
+    assert_allclose(numpy(again), rb.sinkhorn(X, **stop, start=told.potentials), **EXACT)
+
+
+@pytest.mark.usefixtures("wide")
+def test_mixed_derivative_in_temperature_is_that_of_numpy(framework, stop):
+    rest = {k: v for k, v in stop.items() if k != "tau"}
+    weight, tau = framework.array(G), framework.array(np.array(stop["tau"]))
+
+    def by_tau(X):
+        return framework.grad(lambda tau: framework.sum(rb.sinkhorn(X, tau, **rest) * weight))(tau)
+
+    expected = autograd.grad(
+        lambda X: autograd.grad(lambda tau: anp.sum(rb.sinkhorn(X, tau, **rest) * G))(stop["tau"])
+    )(X)
+    assert_allclose(numpy(framework.grad(by_tau)(framework.array(X))), expected, rtol=1e-7, atol=1e-8)
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

@@ -353,3 +353,19 @@ def test_bad_losses_metrics_and_graphs_are_refused():
         rb.permutation_graph(a, pin=["hidden_3"])
     with pytest.raises(ShapeError, match=r"'coefs_\.0'"):
         align(a, b, graph=rb.permutation_graph(fit("multiclass", hidden=(7, 5))))
+
+
+@pytest.mark.parametrize("pin", [(), ("hidden_1", "hidden_2")], ids=["units move", "nothing moves"])
+def test_an_alignment_stays_as_it_is_while_its_models_are_trained_on(pin):
+    a, b = fit("multiclass", seed=1), fit("multiclass", seed=2)
+    result = align(a, b, pin=pin)
+    assert pin or not result.plan.is_identity
+    before = [result.merge(t) for t in (0, 0.5, 1)]
+    for model in (a, b, result.model):
+        model.partial_fit(X, TARGETS["multiclass"][1])
+        for W in (*model.coefs_, *model.intercepts_):
+            W *= 2
+    for t, merged in zip((0, 0.5, 1), before, strict=True):
+        again = result.merge(t)
+        for x, y in zip(again.coefs_ + again.intercepts_, merged.coefs_ + merged.intercepts_, strict=True):
+            assert_array_equal(x, y)

@@ -37,7 +37,7 @@ def test_b_moves_onto_a_as_the_same_function(request, record, family, objective,
     chosen = QUICK if solver == "Sinkhorn" else rb.solvers.WeightMatching()
     settings = {"graph": graph, "objective": OBJECTIVES[objective](data), "solver": chosen, "progress": False}
     if solver == "WeightMatching" and objective not in ("L2", "cosine"):
-        with pytest.raises(SettingError, match="cannot minimise"):
+        with pytest.raises(SettingError, match="cannot minimize"):
             rb.align(a, b, data[0], **settings)
         watch.check()
         return
@@ -182,3 +182,19 @@ def test_losses_are_named_given_or_refused(mlps, blobs):
             rb.connectivity(*mlps, loss, blobs, 2)
     with pytest.raises(SettingError, match='"accuracy", got'):
         rb.connectivity(*mlps, "cross_entropy", blobs, 2, metrics=["accurracy"])
+
+
+@pytest.mark.parametrize("pin", [(), ("all",)], ids=["units move", "nothing moves"])
+def test_an_alignment_stays_as_it_is_while_its_models_are_trained_on(conv_nets, pictures, pin):
+    a, b = copy.deepcopy(conv_nets)
+    graph = rb.permutation_graph(b, pictures[0])
+    result = rb.align(a, b, graph=graph.pin(graph.groups) if pin else graph, solver="weight-matching", progress=False)
+    assert pin or not result.plan.is_identity
+    before = [result.merge(t).state_dict() for t in (0, 0.5, 1)]
+    for model in (a, b, result.model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        nn.functional.cross_entropy(model.train()(pictures[0]), pictures[1]).backward()
+        optimizer.step()
+    for t, state in zip((0, 0.5, 1), before, strict=True):
+        for name, value in result.merge(t).state_dict().items():
+            assert torch.equal(value, state[name]), name

@@ -136,7 +136,7 @@ def test_nan_in_the_middle_of_a_task_loses_nothing():
     before, broken = inc.params, x.clone()
     broken[-1] = torch.nan
     batches = [(x[:30], y[:30]), (broken[30:], y[30:])]
-    with pytest.raises(NonFiniteError, match=r"task 1: The loss is nan at step \d+; .*still the one before this task"):
+    with pytest.raises(NonFiniteError, match=r"task 1: the loss is nan at step \d+; .*still the one before this task"):
         inc.fit_task(batches, "broken")
     assert all(torch.equal(before[name], w) for name, w in inc.params.items())
     assert (inc.tasks, len(inc.memory)) == ((None,), 1)

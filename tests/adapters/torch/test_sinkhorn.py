@@ -1,13 +1,17 @@
 """The Sinkhorn operator on tensors: NumPy's values and derivatives, torch's dtypes, memory and habits."""
 
+import warnings
+
 import autograd
 import autograd.numpy as anp
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from rebasin_core.errors import NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
+from rebasin_core.errors import ConvergenceWarning, NonFiniteError, SettingError, ShapeError, UnsupportedArrayError
 from rebasin_core.sinkhorn_operator import marginal_error, sinkhorn
 
 STOPS = [{"num_iters": 7}, {"tol": 1e-12}]
@@ -148,6 +152,70 @@ def test_views_that_are_not_contiguous_are_fine():
     plan = sinkhorn(view)
     plan.square().sum().backward()
     assert torch.equal(plan, sinkhorn(view.detach().contiguous()))
+
+
+# --- the whole range of exponents ------------------------------------------------------------------------------------
+EXTREMES = st.tuples(
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([{"num_iters": 7}, {"tol": 1e-3}]),
+)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(EXTREMES)
+def test_any_finite_logits_give_finite_numbers_and_derivatives(problem):
+    dtype, seed, stop = problem
+    rng, kind = np.random.default_rng(seed), torch.finfo(dtype)
+    working = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
+    exponents = rng.uniform(np.log2(kind.smallest_normal), np.log2(kind.max), size=(2, 3, 4))
+    X = np.where(rng.random((2, 3, 4)) < 0.5, rng.normal(size=(2, 3, 4)), rng.choice([-1.0, 1.0]) * 2.0**exponents)
+    tau = 2.0 ** rng.uniform(np.log2(working.smallest_normal) + 1e-6, np.log2(working.max) - 1e-6)
+    x, t = leaf(np.clip(X, kind.min, kind.max), dtype), leaf(tau, torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plan, info = sinkhorn(x, t, **stop, info=True)
+    assert torch.isfinite(plan).all()
+    assert all(torch.isfinite(values).all() for values in (*info.potentials, info.error))
+    assert_allclose(plan.detach().double().sum(-1), 1.0, rtol=4 * kind.eps + 1e-5)
+    try:
+        by_logits, by_tau = torch.autograd.grad((plan * torch.tensor(rng.normal(size=plan.shape))).sum(), (x, t))
+    except NonFiniteError:
+        assert tau < 1e-10
+        return
+    assert torch.isfinite(by_tau)
+    assert not torch.isnan(by_logits).any()
+    assert torch.isfinite(by_logits).all() or kind.bits == 16
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=["iterations", "tolerance"])
+def test_what_is_told_beside_a_plan_is_that_of_numpy(stop):
+    X, G = draws(2, 6, 6)
+    x, tau = leaf(X), leaf(0.2)
+    plan, info = sinkhorn(x, tau, **stop, info=True)
+    expected, told = sinkhorn(X, 0.2, **stop, info=True)
+    assert_allclose(plan.detach(), expected, rtol=1e-9, atol=1e-12)
+    for found, right in zip(info.potentials, told.potentials, strict=True):
+        assert not found.requires_grad
+        assert_allclose(found - found.mean(-1, keepdim=True), right - right.mean(-1, keepdims=True), atol=1e-8)
+    assert info.iterations == told.iterations
+    assert torch.equal(sinkhorn(x, tau, **stop), plan)
+    found = torch.autograd.grad((plan * torch.tensor(G)).sum(), (x, tau))
+    right = torch.autograd.grad((sinkhorn(x, tau, **stop) * torch.tensor(G)).sum(), (x, tau))
+    assert all(map(torch.equal, found, right))
+    again, after = sinkhorn(x, tau, tol=1e-6, info=True, start=sinkhorn(x, tau, tol=1e-6, info=True)[1].potentials)
+    assert after.iterations <= 1
+    assert again.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_temperature_tensors_are_checked_as_they_are_computed_with(dtype):
+    for tau in (1e-50, 1e50):
+        if dtype == torch.float64:
+            assert torch.isfinite(sinkhorn(torch.eye(2, dtype=dtype), torch.tensor(tau, dtype=torch.float64))).all()
+        else:
+            with pytest.raises(SettingError, match="tau"):
+                sinkhorn(torch.eye(2, dtype=dtype), torch.tensor(tau, dtype=torch.float64))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -50,6 +50,16 @@ def test_residual_network():
     assert report.graph.pinned["head/kernel", 1] == "reaches the output"
 
 
+def test_an_explanation_names_the_layers():
+    graph = check(residual_net(), normal(2, 8, 8, 3)).graph
+    assert [link.operation for link in graph.explain("a0", ("a0/kernel", 3), ("b0/kernel", 2)).links] == [
+        "Conv2D (layer 'b0')"
+    ]
+    sums = graph.explain("stem", ("stem/kernel", 3), ("b1/kernel", 3)).links
+    assert len(sums) == 1
+    assert re.fullmatch(r"Add \(layer 'add(_\d+)?'\)", sums[0].operation)
+
+
 def test_nested_and_shared_models():
     encoder = mlp(7, outputs=6, name="encoder")
     a, b = keras.Input((5,)), keras.Input((5,))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rebasin_core.backends.dtypes import is_floating
 from rebasin_core.checkpoints.objects import call_object, load_object
 from rebasin_core.errors import DataError, RebasinError, SettingError
 from rebasin_core.models.adapter import Loss
@@ -115,7 +116,7 @@ def _for(model: Model, data: Any) -> Any:
     if not _is_pair(data):
         return data
     backend = model.backend
-    like = next(x for x in model.params.values() if "float" in backend.dtype(x))
+    like = next(x for x in model.params.values() if is_floating(backend.dtype(x)))
     return tuple(
         backend.asarray(x, like=like) if x.dtype.kind == "f" else backend.asarray(x, like=like, dtype="int64")
         for x in data
