@@ -12,8 +12,8 @@ from typing import Any
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import CheckpointError, PlanError, SettingError, SpecError
 from rebasin_core.line.mean import as_place, mean
-from rebasin_core.line.reestimation import batches_to_measure, reestimated
-from rebasin_core.line.repairing import repaired
+from rebasin_core.line.reestimation import batches_to_measure, reestimate_params
+from rebasin_core.line.repairing import repair_params
 from rebasin_core.models.adapter import Forward
 from rebasin_core.models.model import Model, find_adapter, open_model, open_pair
 from rebasin_core.objectives.resolve import as_objective
@@ -169,8 +169,8 @@ class Alignment:
         place, batches = as_place(t), batches_to_measure(reestimate, batch_size)
         to_repair = batches_to_measure(repair, batch_size, name="repair")
         ends = self._a.params, self._rebased
-        between = reestimated(self._a, mean(ends, (1.0 - place, place)), batches)
-        return self._a.rebuild(repaired(self._a, between, ends, (1.0 - place, place), self.graph, to_repair))
+        between = reestimate_params(self._a, mean(ends, (1.0 - place, place)), batches)
+        return self._a.rebuild(repair_params(self._a, between, ends, (1.0 - place, place), self.graph, to_repair))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all but the models into one JSON file; what was there stays until it is complete.

@@ -304,7 +304,7 @@ def _blame(
             f"{head} No group breaks it alone; look for groups that must be permuted together", tuple(graph.groups)
         )
     group = guilty[0]
-    for trial, name, i, verdict in repairs(graph, group):
+    for trial, name, i, verdict in near_graphs(graph, group):
         if not breaks(trial, group):
             return EquivalenceError(
                 f"{head} Group {group!r} breaks it: axis {i} of parameter {name!r} {verdict}", guilty, name, i
@@ -317,7 +317,7 @@ def _blame(
     )
 
 
-def repairs(graph: PermutationGraph, group: str) -> Iterable[tuple[PermutationGraph, str, int, str]]:
+def near_graphs(graph: PermutationGraph, group: str) -> Iterable[tuple[PermutationGraph, str, int, str]]:
     """Graphs that differ in one axis: one occurrence of the group dropped, or one more axis of its size added."""
     if group in graph.parents:
         return

@@ -15,7 +15,7 @@ from rebasin_core.models.unit_layers import UnitLayers
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_keras.activations import collector
 from rebasin_keras.batch_norms import batch_norms
-from rebasin_keras.copies import rebuilt
+from rebasin_keras.copies import rebuild_model
 from rebasin_keras.functional import forward_function
 from rebasin_keras.losses import loss_function, metric_function
 from rebasin_keras.pairs import check_pair
@@ -64,7 +64,7 @@ class KerasAdapter:
 
     def rebuild(self, model: Any, params: Mapping[str, Any]) -> Any:
         """Return a copy of the model that holds these parameters."""
-        return rebuilt(model, params)
+        return rebuild_model(model, params)
 
     def graph(self, model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
         """Walk the layers of a Functional or Sequential model; nothing is computed."""

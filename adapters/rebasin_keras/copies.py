@@ -18,10 +18,10 @@ from rebasin_core.errors import UnsupportedModelError
 from rebasin_keras.random_state import keep_random_state
 from rebasin_keras.variables import named_variables
 
-__all__ = ["rebuilt", "skeleton"]
+__all__ = ["rebuild_model", "skeleton"]
 
 
-def rebuilt(model: Any, params: Mapping[str, Any]) -> Any:
+def rebuild_model(model: Any, params: Mapping[str, Any]) -> Any:
     """Copy of a model, of its type, that holds `params`; trainable flags and seed generators as in the original.
 
     A compiled model gives a compiled copy, with an optimizer that starts afresh. Where the loss or a metric cannot be

@@ -15,7 +15,7 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.learned_plan import LearnedPlan, assign, check_graph, initial_logits
 from rebasin_core.symmetry.plan import Plan
-from rebasin_keras.copies import rebuilt
+from rebasin_keras.copies import rebuild_model
 from rebasin_keras.functional import forward_function
 from rebasin_keras.pairs import check_pair
 from rebasin_keras.variables import parameters_of
@@ -113,7 +113,7 @@ class RebasinModel(LearnedPlan, keras.Model):
             check_pair(anchor, model)
         super().__init__(name=name, dtype=next(iter(logits.values())).dtype.name)
         self.graph, self.tau, self.num_iters, self.place = graph, float(tau), int(num_iters), place
-        template = rebuilt(model, params)
+        template = rebuild_model(model, params)
         # In an object that Keras does not look into: the template's weights are not weights of this model.
         self._template = _Untracked(template, forward_function(template))
         self._logits = {group: self._add("logits", group, x, trainable=True) for group, x in logits.items()}
@@ -135,7 +135,7 @@ class RebasinModel(LearnedPlan, keras.Model):
 
     def model(self) -> Any:
         """Return a copy of the model re-based by the hard plan: the same type and the same function."""
-        return rebuilt(self._template.model, self.plan().apply(self._original(), self.graph))
+        return rebuild_model(self._template.model, self.plan().apply(self._original(), self.graph))
 
     def rebased(self) -> Any:
         """Return what `model` does."""

@@ -14,7 +14,7 @@ from rebasin_core.models.unit_layers import UnitLayers
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_torch.activations import collector
 from rebasin_torch.batch_norms import batch_norms
-from rebasin_torch.copies import rebuilt
+from rebasin_torch.copies import rebuild_module
 from rebasin_torch.functional import forward_function, to_tensors
 from rebasin_torch.losses import loss_function, metric_function
 from rebasin_torch.pairs import check_pair
@@ -54,7 +54,7 @@ class TorchAdapter:
 
     def rebuild(self, model: Any, params: Mapping[str, Any]) -> Any:
         """Return a copy of the module that holds these parameters, on its device, in its dtypes and its mode."""
-        return rebuilt(model, params)
+        return rebuild_module(model, params)
 
     def graph(self, model: Any, *example_inputs: Any, pin: Iterable[str] = ()) -> PermutationGraph:
         """Trace the module; the values of its weights are not read, so that it may be on ``meta``."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rebasin_core.errors import UnsupportedModelError
 from rebasin_torch.state import every_tensor
 
-__all__ = ["copy_with", "rebuilt", "skeleton"]
+__all__ = ["copy_with", "rebuild_module", "skeleton"]
 
 
 def copy_with(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> nn.Module:
@@ -43,7 +43,7 @@ def copy_with(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> nn.
         ) from error
 
 
-def rebuilt(model: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
+def rebuild_module(model: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
     """Copy of a module that holds `params`, on their device; what they do not name is copied from the module."""
 
     def replace(name: str, x: Tensor) -> Tensor:

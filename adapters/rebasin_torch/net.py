@@ -10,7 +10,7 @@ from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.learned_plan import LearnedPlan, check_graph, initial_logits
 from rebasin_core.symmetry.plan import Plan
 from rebasin_core.symmetry.soft_plan import SoftPlan, mix_when_used
-from rebasin_torch.copies import rebuilt, skeleton
+from rebasin_torch.copies import rebuild_module, skeleton
 from rebasin_torch.dynamo import not_compiled
 from rebasin_torch.functional import evaluation_skeleton, run
 from rebasin_torch.state import every_tensor, parameters_of, weights_device
@@ -126,7 +126,7 @@ class RebasinNet(LearnedPlan, nn.Module):
     def model(self) -> nn.Module:
         """Return a copy of the module re-based by the hard plan: the same type, the same function, on this device."""
         hard = self.plan().apply(self._original(), self.graph)
-        return rebuilt(self._template, {**self._all(), **hard})
+        return rebuild_module(self._template, {**self._all(), **hard})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module: softly re-based in train mode, by the hard plan in eval mode."""

@@ -11,7 +11,7 @@ import numpy as np
 from rebasin_core.backends import get_backend
 from rebasin_core.backends.dtypes import all_finite, is_floating
 from rebasin_core.checkpoints.files import Checkpoint
-from rebasin_core.checkpoints.values import check_graph, moved, read_wide
+from rebasin_core.checkpoints.values import check_graph, permuted_reader, read_wide
 from rebasin_core.models.model import check_same_shapes, not_finite
 from rebasin_core.objectives.base import Params
 from rebasin_core.objectives.weights import L2
@@ -141,7 +141,7 @@ def write_permuted(file: Checkpoint, plan: Plan, graph: PermutationGraph, path: 
     CheckpointError
         The file is damaged, or a tensor that moves is of a format that cannot be read.
     """
-    tensor = moved(file, plan, graph)
+    tensor = permuted_reader(file, plan, graph)
     moving = {group for group in plan if plan.moved(group)}
     file.write(path, lambda name: None if moving.isdisjoint(graph.axes[name].groups) else tensor(name))
 

@@ -16,12 +16,12 @@ from rebasin_core.support.chunks import CHUNK
 from rebasin_core.symmetry.graph import PermutationGraph
 from rebasin_core.symmetry.plan import Plan, check_fits
 
-__all__ = ["averaged", "check_graph", "moved", "read_wide"]
+__all__ = ["check_graph", "mean_reader", "permuted_reader", "read_wide"]
 
 Tensor = Callable[[str], np.ndarray[Any, Any]]
 
 
-def moved(file: Checkpoint, plan: Plan, graph: PermutationGraph) -> Tensor:
+def permuted_reader(file: Checkpoint, plan: Plan, graph: PermutationGraph) -> Tensor:
     """Return ``tensor(name)``: the tensors of a file with its units in another order.
 
     Raises
@@ -34,7 +34,7 @@ def moved(file: Checkpoint, plan: Plan, graph: PermutationGraph) -> Tensor:
     return lambda name: reorder(file.read(name), name, plan, graph)
 
 
-def averaged(
+def mean_reader(
     files: Sequence[Checkpoint], plans: Sequence[Plan], weights: Sequence[float], graph: PermutationGraph
 ) -> Tensor:
     """Return ``tensor(name)``: the weighted mean of networks in files, each permuted by a plan.

@@ -10,7 +10,7 @@ from rebasin_core.commands import options
 from rebasin_core.commands.data_source import read_data
 from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
-from rebasin_core.commands.paths import check_absent, check_checkpoint_out, opened
+from rebasin_core.commands.paths import check_absent, check_checkpoint_out, open_file
 from rebasin_core.commands.reporting import reporting
 from rebasin_core.support.atomic import replacing
 
@@ -43,7 +43,7 @@ def align(
     a few at a time.
     """
     with reporting(as_json) as report:
-        first, second = opened(a), opened(b)
+        first, second = open_file(a), open_file(b)
         check_checkpoint_out(out, second, (first, second), force)
         check_absent(plan_out, force)
         source = read_data(data, batch_size)

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from rebasin_core.checkpoints.values import moved
+from rebasin_core.checkpoints.values import permuted_reader
 from rebasin_core.commands import options
-from rebasin_core.commands.data_source import DataSource, loss_named, metric_named, read_data
+from rebasin_core.commands.data_source import DataSource, find_loss, find_metric, read_data
 from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
-from rebasin_core.commands.paths import check_picture_out, opened
+from rebasin_core.commands.paths import check_picture_out, open_file
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
 from rebasin_core.line.curve import Curve, connectivity
@@ -60,7 +60,7 @@ def barrier(
     """Measure the loss along the straight line from A to B, as they are and, with --align, re-based."""
     with reporting(as_json) as report:
         check_picture_out(plot, force)
-        first, second = opened(a), opened(b)
+        first, second = open_file(a), open_file(b)
         source = read_data(data, batch_size)
         assert source is not None
         architecture = architecture_of(first, options.source(axes, model, kwargs, inputs), source)
@@ -70,7 +70,7 @@ def barrier(
         ends = {"as they are": model_b}
         if align:
             match = match_pair(architecture, (first, second), SearchOptions(solver, objective, source, loss, seed))
-            ends["aligned"] = architecture.filled(moved(second, match.plans[1], architecture.graph))
+            ends["aligned"] = architecture.filled(permuted_reader(second, match.plans[1], architecture.graph))
             report.say(str(match))
             report.facts["match"] = match.facts()
         statistics = source if reestimate else None
@@ -89,10 +89,10 @@ def _measure(
     return connectivity(
         a,
         b,
-        loss_named(loss, network),
+        find_loss(loss, network),
         data.for_measuring(network),
         lambdas,
-        metrics={} if metric is None else {metric: metric_named(metric, network)},
+        metrics={} if metric is None else {metric: find_metric(metric, network)},
         reestimate=None if statistics is None else statistics.for_training(network),
     )
 

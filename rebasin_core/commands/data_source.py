@@ -14,7 +14,7 @@ from rebasin_core.models.adapter import Loss
 from rebasin_core.models.data import Batches, as_batches
 from rebasin_core.models.model import Model
 
-__all__ = ["DataSource", "loss_named", "metric_named", "read_data"]
+__all__ = ["DataSource", "find_loss", "find_metric", "read_data"]
 
 TRAIN = (("x_train", "y_train"), ("x", "y"), ("inputs", "targets"), ("x_test", "y_test"))
 TEST = (("x_test", "y_test"), ("x", "y"), ("inputs", "targets"), ("x_train", "y_train"))
@@ -123,13 +123,13 @@ def _for(model: Model, data: Any) -> Any:
     )
 
 
-def loss_named(name: str | None, model: Model) -> Loss:
+def find_loss(name: str | None, model: Model) -> Loss:
     """Return the loss that `--loss` names: the framework's, the user's own, or None for the model's own."""
     found = load_object(name, "--loss") if name is not None and ":" in name else name
     return _guarded(model.loss(found), f"--loss {name}" if name else "the model's own loss")
 
 
-def metric_named(name: str, model: Model) -> Loss:
+def find_metric(name: str, model: Model) -> Loss:
     """Return the metric that `--metric` names."""
     found = load_object(name, "--metric") if ":" in name else name
     return _guarded(model.adapter.metric(model.source, found), f"--metric {name}")

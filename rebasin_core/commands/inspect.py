@@ -10,7 +10,7 @@ import typer
 from rebasin_core.checkpoints.architecture import Architecture, find_architecture
 from rebasin_core.checkpoints.files import Checkpoint, TensorInfo
 from rebasin_core.commands import options
-from rebasin_core.commands.paths import check_absent, opened
+from rebasin_core.commands.paths import check_absent, open_file
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
 from rebasin_core.support.atomic import replacing
@@ -41,7 +41,7 @@ def inspect(
     """
     with reporting(as_json) as report:
         check_absent(axes_out, force)
-        checkpoint = opened(file)
+        checkpoint = open_file(file)
         architecture = find_architecture(checkpoint, options.source(axes, model, kwargs, inputs))
         if axes_out is not None and architecture is None:
             raise SettingError(

@@ -10,7 +10,7 @@ from rebasin_core.alignment import align
 from rebasin_core.checkpoints.architecture import Architecture, Source, find_architecture
 from rebasin_core.checkpoints.files import Checkpoint
 from rebasin_core.checkpoints.streaming import match_files
-from rebasin_core.commands.data_source import DataSource, loss_named
+from rebasin_core.commands.data_source import DataSource, find_loss
 from rebasin_core.errors import SettingError
 from rebasin_core.merging.many import align_many
 from rebasin_core.models.model import open_model
@@ -57,7 +57,7 @@ class SearchOptions:
         assert self.data is not None
         given: dict[str, Any] = {"data": self.data.for_training(opened)}
         if "loss" in needed:
-            given["loss"] = loss_named(self.loss, opened)
+            given["loss"] = find_loss(self.loss, opened)
         return OBJECTIVES[self.objective](**given)
 
 

@@ -8,10 +8,10 @@ from rebasin_core.models.data import Batches, batch_size
 from rebasin_core.models.model import Model
 from rebasin_core.support.progress import progress_bar
 
-__all__ = ["measured"]
+__all__ = ["measure_network"]
 
 
-def measured(network: Model, functions: Mapping[str, Loss], batches: Batches) -> dict[str, float]:
+def measure_network(network: Model, functions: Mapping[str, Loss], batches: Batches) -> dict[str, float]:
     """Measure functions of (outputs, targets), in one pass over the data.
 
     Parameters

@@ -12,18 +12,18 @@ import typer
 from rebasin_core.backends.protocol import Array
 from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.files import Checkpoint
-from rebasin_core.checkpoints.values import averaged, moved
+from rebasin_core.checkpoints.values import mean_reader, permuted_reader
 from rebasin_core.commands import options
-from rebasin_core.commands.data_source import DataSource, loss_named, metric_named, read_data
+from rebasin_core.commands.data_source import DataSource, find_loss, find_metric, read_data
 from rebasin_core.commands.matching import SearchOptions, architecture_of, match_all, match_pair
-from rebasin_core.commands.measuring import measured
+from rebasin_core.commands.measuring import measure_network
 from rebasin_core.commands.options import ObjectiveName, SolverName
-from rebasin_core.commands.paths import check_checkpoint_out, opened
+from rebasin_core.commands.paths import check_checkpoint_out, open_file
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import SettingError
 from rebasin_core.line.mean import as_shares
-from rebasin_core.line.reestimation import reestimated
-from rebasin_core.line.repairing import repaired
+from rebasin_core.line.reestimation import reestimate_params
+from rebasin_core.line.repairing import repair_params
 from rebasin_core.models.model import Model, open_model
 from rebasin_core.symmetry.plan import Plan
 
@@ -100,7 +100,7 @@ def merge(
         if wanted and data is None:
             raise typer.BadParameter("it needs --data to measure on", param_hint=flag)
     with reporting(as_json) as report:
-        checkpoints = [opened(path) for path in files]
+        checkpoints = [open_file(path) for path in files]
         check_checkpoint_out(out, checkpoints[0], checkpoints, force)
         source = read_data(data, batch_size)
         architecture = architecture_of(checkpoints[0], options.source(axes, model, kwargs, inputs), source)
@@ -158,19 +158,21 @@ class _Mean:
     def made(self, name: str, plans: Sequence[Plan], repair: DataSource | None = None) -> dict[str, Read]:
         """The mean of the files, each permuted by a plan, and what the data then make of it; the last is the result."""
         graph = self.architecture.graph
-        found = {name: averaged(self.files, plans, self.shares, graph)}
+        found = {name: mean_reader(self.files, plans, self.shares, graph)}
         if self.reestimate is not None:
             found[f"{name}, {ANEW}"] = _measured_anew(self.architecture, found[name], self.reestimate)
         if repair is not None:
             *_, last = found.values()
-            ends = [moved(file, plan, graph) for file, plan in zip(self.files, plans, strict=True)]
+            ends = [permuted_reader(file, plan, graph) for file, plan in zip(self.files, plans, strict=True)]
             found[f"{name}, repaired"] = _repaired(self.architecture, last, ends, self.shares, repair)
         return found
 
 
 def _measured_anew(architecture: Architecture, tensor: Read, data: DataSource) -> Read:
     network = open_model(architecture.filled(tensor), what="the merged model")
-    return _instead(architecture, tensor, network, reestimated(network, network.params, data.for_training(network)))
+    return _instead(
+        architecture, tensor, network, reestimate_params(network, network.params, data.for_training(network))
+    )
 
 
 def _repaired(
@@ -180,7 +182,7 @@ def _repaired(
     params = [open_model(architecture.filled(end)).params for end in ends]
     assert architecture.whole is not None  # of every architecture with a model
     batches = data.for_training(network)
-    found = repaired(network, network.params, params, shares, architecture.whole, batches, show=True)
+    found = repair_params(network, network.params, params, shares, architecture.whole, batches, show=True)
     return _instead(architecture, tensor, network, found)
 
 
@@ -203,10 +205,10 @@ def _tell(
     results: dict[str, dict[str, float]] = {}
     for name, tensor in rows.items():
         network = open_model(architecture.filled(tensor), what=name)
-        functions = {} if metric is None else {metric: metric_named(metric, network)}
+        functions = {} if metric is None else {metric: find_metric(metric, network)}
         if loss is not None:
-            functions["loss"] = loss_named(loss, network)
-        results[name] = measured(network, functions, data.for_measuring(network))
+            functions["loss"] = find_loss(loss, network)
+        results[name] = measure_network(network, functions, data.for_measuring(network))
     columns = list(next(iter(results.values())))
     report.facts["measured"] = results
     report.table(

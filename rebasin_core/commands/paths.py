@@ -6,7 +6,7 @@ from pathlib import Path
 from rebasin_core.checkpoints.files import READERS, Checkpoint, open_checkpoint
 from rebasin_core.errors import CheckpointError, SettingError
 
-__all__ = ["check_absent", "check_checkpoint_out", "check_picture_out", "opened"]
+__all__ = ["check_absent", "check_checkpoint_out", "check_picture_out", "open_file"]
 
 # Two endings of one format.
 SAME = {".pth": ".pt"}
@@ -15,7 +15,7 @@ INDEX = ".safetensors.index.json"
 PICTURES = (".png", ".pdf", ".svg")
 
 
-def opened(path: Path) -> Checkpoint:
+def open_file(path: Path) -> Checkpoint:
     """Open a checkpoint, or the one in a folder.
 
     Raises

@@ -9,11 +9,11 @@ import typer
 from rebasin_core.backends.dtypes import resolution
 from rebasin_core.checkpoints.architecture import Architecture
 from rebasin_core.checkpoints.files import Checkpoint
-from rebasin_core.checkpoints.values import moved
+from rebasin_core.checkpoints.values import permuted_reader
 from rebasin_core.commands import options
 from rebasin_core.commands.matching import SearchOptions, architecture_of, match_pair
 from rebasin_core.commands.options import ObjectiveName, SolverName
-from rebasin_core.commands.paths import opened
+from rebasin_core.commands.paths import open_file
 from rebasin_core.commands.reporting import Report, reporting
 from rebasin_core.errors import EquivalenceError, SettingError
 from rebasin_core.models.model import open_pair
@@ -44,8 +44,8 @@ def verify(
     with --axes alone, the same tensors but for the order of the units. The exit code is 1 where it is not so.
     """
     with reporting(as_json) as report:
-        first = opened(a)
-        second = None if b is None else opened(b)
+        first = open_file(a)
+        second = None if b is None else open_file(b)
         architecture = architecture_of(first, options.source(axes, model, kwargs, inputs))
         if second is None:
             _verify_axes(architecture, first, trials, seed, report)
@@ -80,7 +80,7 @@ def _verify_outputs(architecture: Architecture, first: Checkpoint, second: Check
 def _verify_order(architecture: Architecture, first: Checkpoint, second: Checkpoint, seed: int, report: Report) -> None:
     search = SearchOptions(SolverName.WEIGHT_MATCHING, ObjectiveName.L2, None, None, seed)
     match = match_pair(architecture, (first, second), search)
-    there = moved(second, match.plans[1], architecture.graph)
+    there = permuted_reader(second, match.plans[1], architecture.graph)
     others = [name for name in first.tensors if not _equal(first.read(name), there(name), first, second, name)]
     if others:
         raise EquivalenceError(

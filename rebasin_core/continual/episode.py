@@ -22,7 +22,7 @@ from rebasin_core.continual.report import TaskReport
 from rebasin_core.continual.settings import Settings
 from rebasin_core.continual.task_data import TaskData
 from rebasin_core.errors import NonFiniteError, SpecError
-from rebasin_core.line.reestimation import reestimated
+from rebasin_core.line.reestimation import reestimate_params
 from rebasin_core.models.batch_norms import find_batch_norms
 from rebasin_core.models.data import Batch, Batches
 from rebasin_core.models.data import batch_size as count
@@ -136,7 +136,7 @@ class Episode:
             norms = find_batch_norms(self.model)
         except SpecError:  # arrays, or a function of the user's, do not say what is a statistic
             norms = None
-        return params if norms is None else reestimated(self.model, params, Batches(samples))
+        return params if norms is None else reestimate_params(self.model, params, Batches(samples))
 
     def _seed(self) -> int:
         return int(np.random.SeedSequence([self.settings.seed, self.index]).generate_state(1)[0])

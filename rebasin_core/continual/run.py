@@ -9,7 +9,7 @@ from rebasin_core.continual.episode import Episode, Outcome
 from rebasin_core.continual.learning import Network
 from rebasin_core.continual.memory import Head, TaskMemory
 from rebasin_core.continual.report import TaskReport
-from rebasin_core.continual.saving import Saved, restored
+from rebasin_core.continual.saving import Saved, restore_run
 from rebasin_core.continual.settings import Settings, choose_groups
 from rebasin_core.continual.ties import find_ties
 from rebasin_core.errors import SettingError, SpecError, UnsupportedModelError
@@ -75,7 +75,7 @@ class Run:
             raise SettingError("the loss was a function, which a file cannot hold; pass the same one, as in loss=...")
         if isinstance(loss, str) and loss != saved.loss:
             raise SettingError(f"the file was saved with loss={saved.loss!r}, got loss={loss!r}; leave loss out")
-        params = restored(opened, saved.params)
+        params = restore_run(opened, saved.params)
         run = cls.start(opened, saved.graph, saved.settings, saved.loss if loss is None else loss)
         return replace(run, params=params, memory=tuple(saved.memory), reports=tuple(saved.reports))
 

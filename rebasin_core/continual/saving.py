@@ -18,7 +18,7 @@ from rebasin_core.models.model import Model
 from rebasin_core.support.atomic import replacing
 from rebasin_core.symmetry.graph import PermutationGraph
 
-__all__ = ["Saved", "check_same", "read", "restored", "write"]
+__all__ = ["Saved", "check_same", "read", "restore_run", "write"]
 
 FORMAT = "rebasin-core/incremental/1"
 
@@ -111,7 +111,7 @@ def check_same(settings: Settings, given: Mapping[str, Any]) -> None:
             )
 
 
-def restored(model: Model, params: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+def restore_run(model: Model, params: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
     """Return the stored parameters as arrays like those of the model.
 
     Raises

@@ -12,7 +12,7 @@ from rebasin_core.backends.scalars import as_number
 from rebasin_core.errors import DataError, NonFiniteError, SettingError
 from rebasin_core.line.mean import as_place, mean
 from rebasin_core.line.picture import draw_svg
-from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimated, running_statistics
+from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimate_params, running_statistics
 from rebasin_core.models.adapter import Forward
 from rebasin_core.models.data import as_batches
 from rebasin_core.models.data import batch_size as count
@@ -50,7 +50,7 @@ def interpolate(
     batches = batches_to_measure(reestimate, batch_size)
     check_batch_size(batch_size, reestimate=reestimate)
     a, b = open_pair(model_a, model_b)
-    return a.rebuild(reestimated(a, mean((a.params, b.params), (1.0 - place, place)), batches))
+    return a.rebuild(reestimate_params(a, mean((a.params, b.params), (1.0 - place, place)), batches))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,7 +13,14 @@ from rebasin_core.models.model import Model, open_model
 from rebasin_core.support.progress import check_flag, progress_bar
 from rebasin_core.support.settings import at_least
 
-__all__ = ["batches_to_measure", "check_batch_size", "inputs_of", "reestimate", "reestimated", "running_statistics"]
+__all__ = [
+    "batches_to_measure",
+    "check_batch_size",
+    "inputs_of",
+    "reestimate",
+    "reestimate_params",
+    "running_statistics",
+]
 
 Params = dict[str, Array]
 
@@ -83,7 +90,7 @@ def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress
     check_flag(progress=progress)
     batches = inputs_of(data, batch_size)
     opened = open_model(model)
-    return opened.rebuild(reestimated(opened, opened.params, batches, progress))
+    return opened.rebuild(reestimate_params(opened, opened.params, batches, progress))
 
 
 def batches_to_measure(
@@ -132,7 +139,7 @@ def inputs_of(data: Any, batch_size: int | None) -> Batches:
     return as_batches((data, data) if hasattr(data, "shape") else data, batch_size)
 
 
-def reestimated(model: Model, params: Mapping[str, Array], batches: Batches | None, show: bool = False) -> Params:
+def reestimate_params(model: Model, params: Mapping[str, Array], batches: Batches | None, show: bool = False) -> Params:
     """Parameters in which the running statistics are measured anew on the batches; as they are where there are none.
 
     Raises

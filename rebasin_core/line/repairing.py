@@ -16,7 +16,7 @@ from rebasin_core.models.unit_layers import Outputs, UnitLayer, check_unit_layer
 from rebasin_core.support.progress import Progress, check_flag, progress_bar
 from rebasin_core.symmetry.graph import PermutationGraph
 
-__all__ = ["repair", "repaired"]
+__all__ = ["repair", "repair_params"]
 
 Params = dict[str, Array]
 Vector = np.ndarray[Any, np.dtype[np.float64]]
@@ -119,7 +119,7 @@ def repair(
         graph = opened.adapter.graph(model, *_examples(opened, batches))
     graph.check_params(opened.params, "the model")
     ends = [b.params for _, b in pairs]
-    return opened.rebuild(repaired(opened, opened.params, ends, shares, graph, batches, progress))
+    return opened.rebuild(repair_params(opened, opened.params, ends, shares, graph, batches, progress))
 
 
 def _examples(model: Model, batches: Batches) -> tuple[Any, ...]:
@@ -130,7 +130,7 @@ def _examples(model: Model, batches: Batches) -> tuple[Any, ...]:
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
-def repaired(
+def repair_params(
     model: Model,
     params: Mapping[str, Array],
     ends: Sequence[Mapping[str, Array]],

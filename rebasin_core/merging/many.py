@@ -10,8 +10,8 @@ import numpy as np
 
 from rebasin_core.errors import SettingError
 from rebasin_core.line.mean import as_shares, mean
-from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimated
-from rebasin_core.line.repairing import repaired
+from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimate_params
+from rebasin_core.line.repairing import repair_params
 from rebasin_core.merging.agreement import Agreement, Plans
 from rebasin_core.merging.networks import as_networks, choose_solver, naming
 from rebasin_core.merging.star import Pair, star
@@ -108,8 +108,8 @@ class MultiAlignment:
         batches, to_repair = read_measured(reestimate, repair, batch_size)
         networks = [open_model(model, what=f"model {i}") for i, model in enumerate(self.models, start=1)]
         first, params = networks[0], [network.params for network in networks]
-        merged = reestimated(first, mean(params, shares), batches)
-        return first.rebuild(repaired(first, merged, params, shares, self.graph, to_repair))
+        merged = reestimate_params(first, mean(params, shares), batches)
+        return first.rebuild(repair_params(first, merged, params, shares, self.graph, to_repair))
 
     def __repr__(self) -> str:
         return f"MultiAlignment({self})"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rebasin_core.symmetry.axes import Axis, Fixed, Group, Product, Sum, walk
 from rebasin_core.symmetry.graph import PermutationGraph
-from rebasin_core.verification import repairs, with_axis
+from rebasin_core.verification import near_graphs, with_axis
 
 __all__ = ["Blame", "find_blame"]
 
@@ -45,7 +45,7 @@ def find_blame(graph: PermutationGraph, group: str, breaks: Breaks) -> Blame | N
     for trial, name, i, verdict in _corrections(graph, group):
         if not breaks(trial, [group]):
             return Blame(name, i, verdict)
-    for trial, name, i, verdict in repairs(graph, group):
+    for trial, name, i, verdict in near_graphs(graph, group):
         if not breaks(trial, [group]):
             return Blame(name, i, _whose(graph, group, name, i, breaks) or verdict)
     return None

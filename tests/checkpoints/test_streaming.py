@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import rebasin_core as rb
 from rebasin_core.checkpoints import open_checkpoint
 from rebasin_core.checkpoints.streaming import match_files, write_permuted
-from rebasin_core.checkpoints.values import averaged, moved
+from rebasin_core.checkpoints.values import mean_reader, permuted_reader
 from rebasin_core.errors import (
     CheckpointError,
     NonFiniteError,
@@ -113,7 +113,7 @@ def test_what_is_not_learned_moves_and_does_not_count(stored, tmp_path):
     assert found.distance == 0.0  # the counter is no weight
     write_permuted(second, found.plan, graph, tmp_path / "c.npz")
     assert_array_equal(open_checkpoint(tmp_path / "c.npz").read("order"), np.arange(9), strict=True)
-    mean = averaged((first, second), (rb.Plan.identity(graph), found.plan), (0.25, 0.75), graph)
+    mean = mean_reader((first, second), (rb.Plan.identity(graph), found.plan), (0.25, 0.75), graph)
     assert_array_equal(mean("count"), np.array(7), strict=True)
     assert_array_equal(mean("order"), np.arange(9), strict=True)
     assert_allclose(mean("mean"), 0.25 * a["mean"])
@@ -128,7 +128,7 @@ def test_a_mean_is_that_of_the_networks_in_memory(mlp, stored, tmp_path, dtype):
     files = [stored(str(i), params, ".safetensors") for i, params in enumerate(nets)]
     plans = [match_files(files[0], file, graph, progress=False).plan for file in files]
     assert tuple(plans) == wanted.plans
-    files[0].write(tmp_path / "merged.safetensors", averaged(files, plans, weights, graph))
+    files[0].write(tmp_path / "merged.safetensors", mean_reader(files, plans, weights, graph))
     merged = open_checkpoint(tmp_path / "merged.safetensors")
     assert merged.tensors == files[0].tensors
     tolerance = float(np.finfo(dtype).eps)
@@ -140,7 +140,9 @@ def test_between_two_files_it_is_the_line(mlp, stored):
     net = mlp((6, 12, 3))
     a, b, graph = net.params(0), net.params(1), net.graph()
     aligned = in_memory(a, b, graph)
-    mean = averaged((stored("a", a), stored("b", b)), (rb.Plan.identity(graph), aligned.plan), (1 - 1.25, 1.25), graph)
+    mean = mean_reader(
+        (stored("a", a), stored("b", b)), (rb.Plan.identity(graph), aligned.plan), (1 - 1.25, 1.25), graph
+    )
     for name, x in aligned.merge(1.25).items():
         assert_array_equal(mean(name), x, strict=True)
 
@@ -170,7 +172,7 @@ def test_files_that_do_not_fit_are_refused_before_any_work(mlp, stored, tmp_path
         with pytest.raises(PlanError, match="belongs to another graph"):
             write_permuted(file, plan, graph, tmp_path / "c.npz")
     with pytest.raises(SettingError, match="a plan and a weight for each of 1 files, got 1 plans and 2 weights"):
-        averaged([file], [rb.Plan.identity(graph)], [0.5, 0.5], graph)
+        mean_reader([file], [rb.Plan.identity(graph)], [0.5, 0.5], graph)
     assert not (tmp_path / "c.npz").exists()
 
 
@@ -180,10 +182,10 @@ def test_tied_tensors_need_the_same_axes(stored):
     for axes, fits in ({"w": "h .", "v": "h ."}, True), ({"w": "h .", "v": ". h"}, False):
         graph = rb.PermutationGraph.from_axes(axes, file.tensors)
         if fits:
-            moved(file, rb.Plan.identity(graph), graph)
+            permuted_reader(file, rb.Plan.identity(graph), graph)
         else:
             with pytest.raises(SpecError, match="'v' and 'w' are one tensor, and have axes \"\\. h\" and \"h \\.\""):
-                moved(file, rb.Plan.identity(graph), graph)
+                permuted_reader(file, rb.Plan.identity(graph), graph)
 
 
 def test_a_file_that_turns_out_damaged_leaves_no_output(mlp, stored, tmp_path):

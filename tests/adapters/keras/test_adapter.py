@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from rebasin_keras.adapter import KerasAdapter
-from rebasin_keras.copies import rebuilt
+from rebasin_keras.copies import rebuild_model
 from rebasin_keras.variables import named_variables
 
 import rebasin_core as rb
@@ -128,7 +128,7 @@ def test_seed_generators_are_left_alone(models):
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dropout(0.5, seed=3)(keras.layers.Dense(6)(inputs))))
     model(np.ones((2, 4)), training=True)  # the generator has moved on from where its seed puts it
     record = models.Record(model)
-    copy = rebuilt(model, ADAPTER.params(model))
+    copy = rebuild_model(model, ADAPTER.params(model))
     ADAPTER.forward(model)(ADAPTER.params(model), np.ones((2, 4)))
     record.check()
     assert len(model.variables) > len(model.weights)
@@ -144,7 +144,7 @@ def test_mixed_precision_computes_in_full(models):
         x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
         record = models.Record(model)
         outputs = ADAPTER.forward(model)(ADAPTER.params(model), x)
-        copy = rebuilt(model, ADAPTER.params(model))
+        copy = rebuild_model(model, ADAPTER.params(model))
     finally:
         keras.config.set_dtype_policy(policy)
     record.check()
@@ -217,7 +217,7 @@ def test_copies_keep_custom_objects_and_share_nothing(models):
     model = models.scrambled(custom_model(), 0)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     record = models.Record(model)
-    copy = rebuilt(model, ADAPTER.params(model))
+    copy = rebuild_model(model, ADAPTER.params(model))
     record.check()
     assert type(copy) is type(model)
     assert_array_equal(predict(copy, x), predict(model, x))
@@ -234,7 +234,7 @@ def test_copies_keep_flags_and_compile_afresh(models):
     data = np.ones((4, 4)), np.zeros(4)
     model.fit(*data, verbose=0)
     record = models.Record(model)
-    copy = rebuilt(model, ADAPTER.params(model))
+    copy = rebuild_model(model, ADAPTER.params(model))
     record.check()
     assert [v.trainable for v in copy.weights] == [v.trainable for v in model.weights]
     assert [layer.trainable for layer in copy.layers] == [layer.trainable for layer in model.layers]
@@ -253,7 +253,7 @@ def test_a_copy_of_a_model_whose_loss_cannot_be_copied_is_not_compiled(models):
     inputs = keras.Input((4,))
     for model in (keras.Model(inputs, keras.layers.Dense(2)(inputs)), models.mlp()):
         model.compile("sgd", lambda y_true, y_pred: keras.ops.mean(y_pred))
-        copy = rebuilt(model, ADAPTER.params(model))
+        copy = rebuild_model(model, ADAPTER.params(model))
         assert model.compiled
         assert not copy.compiled
         assert_array_equal(predict(copy, np.ones((2, 4))), predict(model, np.ones((2, 4))))
