@@ -210,7 +210,7 @@ def sinkhorn(
     temperature = Temperature(is_constant, is_constant and tau == 1, value is None or value < limits.steep)
     operator = _Operator(backend, num_iters, tol, temperature, is_mild)
     if info or first is not None:
-        solved = operator.solve(*map(backend.stop_gradient, (X, scalar)), row, col, first, info)
+        solved = operator.solve(backend.stop_gradient(X), backend.stop_gradient(scalar), row, col, first, info)
         P = _derivative_of(backend, temperature)(X, scalar, solved.plan)
     else:
         P = _registered(operator)(X, scalar, row, col)
