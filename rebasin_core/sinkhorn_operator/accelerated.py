@@ -141,8 +141,8 @@ class _Annealing(NamedTuple):
     stages: int
     steps: int
     """Newton steps made."""
-    iterations: int
-    """Plain iterations and Newton steps made."""
+    made: int
+    """Plain iterations and Newton steps together."""
     is_first: Array
     t: Array
     plan: _Scaled
@@ -162,10 +162,10 @@ def _anneal(goal: _Goal, t_first: Array, g: Array, max_steps: int) -> tuple[_Sca
         t = backend.cond(state.steps >= _MAX_ANNEALING_STEPS, lambda t: tau, lambda t: t, t)
         stage_tolerance = backend.where(t <= tau, last, max(goal.target, _INTERMEDIATE_TOLERANCE))
         problem = _Problem(backend, goal.X, goal.row, goal.col, t, stage_tolerance, goal.acceptable, max_steps)
-        steps, count, solved, *_ = _solve_stage(problem, _build(problem, state.plan.g))
+        steps, made, solved, *_ = _solve_stage(problem, _build(problem, state.plan.g))
         g = solved.g + t * backend.log(backend.maximum(solved.v, limits_of(backend, t).smallest))
         solved = solved._replace(g=g - backend.sum(g, axis=-1, keepdims=True) / n)
-        return _Annealing(state.stages + 1, state.steps + steps, state.iterations + count, last < 0.0, t, solved)
+        return _Annealing(state.stages + 1, state.steps + steps, state.made + made, last < 0.0, t, solved)
 
     def is_unfinished(state: _Annealing) -> Array:
         return (state.stages < 2 * _MAX_STAGES) & backend.any(state.is_first | (state.t > tau))
@@ -173,7 +173,7 @@ def _anneal(goal: _Goal, t_first: Array, g: Array, max_steps: int) -> tuple[_Sca
     # The first stage overwrites all of this but g; it has the right shapes and dtypes.
     nothing = _Scaled(g, goal.X, backend.full((batch, 1, m), 1.0, g), g)
     end = backend.while_loop(is_unfinished, stage, _Annealing(0, 0, 0, last > 0.0, t_first, nothing))
-    return end.plan, end.iterations
+    return end.plan, end.made
 
 
 def _plain_iteration(backend: Backend, plan: _Scaled, sums: Array, row: Array, col: Array) -> tuple[Array, Array]:
@@ -202,8 +202,8 @@ class _Iterate(NamedTuple):
     """State of a stage; errors and flags have shape (batch, 1, 1)."""
 
     step: int
-    iterations: int
-    """Plain iterations and Newton steps made."""
+    made: int
+    """Plain iterations and Newton steps together."""
     plan: _Scaled
     error: Array
     """Maximal column error at the start of the last Newton step."""
@@ -225,7 +225,7 @@ def _solve_stage(problem: _Problem, plan: _Scaled) -> _Iterate:
             lambda operand: (operand, 0),
             plan,
         )
-        return _Iterate(state.step + 1, state.iterations + made + steps, plan, error, active)
+        return _Iterate(state.step + 1, state.made + made + steps, plan, error, active)
 
     batch = backend.shape(plan.g)[0]
     unknown = backend.full((batch, 1, 1), 1e30, plan.g)

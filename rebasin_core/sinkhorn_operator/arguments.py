@@ -68,9 +68,11 @@ def read_temperature(backend: Backend, tau: Array | float, X: Array) -> tuple[Ar
     """Return tau as a scalar array that goes with `X`, which is computed with, and its value where it can be read."""
     if isinstance(tau, Real):
         positive(tau=tau)
-        with np.errstate(over="ignore", under="ignore"):
-            value = float(np.asarray(float(tau), backend.dtype(X)))
-        _check_range(backend, tau, value, X)
+        value = float(tau)
+        if not 1e-30 < value < 1e30:  # others are in the range of every dtype
+            with np.errstate(over="ignore", under="ignore"):
+                value = float(np.asarray(value, backend.dtype(X)))
+            _check_range(backend, tau, value, X)
         return backend.asarray(value, like=X), value
     found = get_backend(tau)
     if found is not backend:
