@@ -167,11 +167,11 @@ class Primitives:
         axis %= x.ndim
         places = np.asarray(index, dtype=np.int64).reshape(-1)
         n = x.shape[axis]
-        places = np.where(places < 0, places + n, places)
         if places.size == 0:
             raise SpecError(f"no place is taken from axis {axis}, of length {n}; what is empty has no axes to follow")
-        if places.min() < 0 or places.max() >= n:
-            raise SpecError(f"places {places.min()} to {places.max()} do not lie on axis {axis}, of length {n}")
+        if places.min() < -n or places.max() >= n:
+            raise SpecError(f"places {places.min()} to {places.max()} do not all lie on axis {axis}, of length {n}")
+        places = np.where(places < 0, places + n, places)
         if np.array_equal(places, np.arange(n)):
             return x
         return selections.gather(self.recorder, x, axis, places)

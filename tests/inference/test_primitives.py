@@ -10,8 +10,8 @@ from rebasin_core.inference import Primitives
     ("places", "words"),
     [
         ([], "no place is taken from axis 0, of length 3"),
-        ([0, 3], "places 0 to 3 do not lie on axis 0, of length 3"),
-        ([-4], "places -1 to -1 do not lie on axis 0, of length 3"),
+        ([0, 3], "places 0 to 3 do not all lie on axis 0, of length 3"),
+        ([-4], "places -4 to -4 do not all lie on axis 0, of length 3"),
     ],
 )
 def test_taking_nothing_and_taking_what_is_not_there_are_told_apart(places, words):
