@@ -105,6 +105,7 @@ class SGD:
 
 
 Optimizer: TypeAlias = Adam | SGD
+"""Either of them: what every setting for an optimizer takes."""
 
 
 def check_optimizer(**optimizers: Any) -> None:
