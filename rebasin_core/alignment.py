@@ -12,7 +12,7 @@ from typing import Any
 from rebasin_core.backends.protocol import Array
 from rebasin_core.errors import CheckpointError, PlanError, SettingError, SpecError
 from rebasin_core.line.mean import as_place, mean
-from rebasin_core.line.reestimation import batches_to_measure, reestimate_params
+from rebasin_core.line.reestimation import batches_to_measure, check_batch_size, reestimate_params
 from rebasin_core.line.repairing import repair_params
 from rebasin_core.models.adapter import Forward
 from rebasin_core.models.model import Model, find_adapter, open_model, open_pair
@@ -166,6 +166,7 @@ class Alignment:
             raise SettingError(
                 "this alignment was loaded without its models; load it with Alignment.load(path, model_a, model_b)"
             )
+        check_batch_size(batch_size, reestimate=reestimate, repair=repair)
         place, batches = as_place(t), batches_to_measure(reestimate, batch_size)
         to_repair = batches_to_measure(repair, batch_size, name="repair")
         ends = self._a.params, self._rebased

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from rebasin_core.errors import UnsupportedModelError
+from rebasin_torch.values import dtype_name
 
 __all__ = ["check_initialized", "every_tensor", "parameters_of", "weights_device"]
 
@@ -70,13 +71,13 @@ def _check_values(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             )
         if name in parameters and not x.is_floating_point() and not x.is_quantized:
             raise UnsupportedModelError(
-                f"parameter {name!r} holds {_dtype(x)} values; weights that are compared and averaged must be floating "
+                f"parameter {name!r} holds {dtype_name(x)} values; weights that are compared and averaged must be floating "
                 f"point. Pass the model as it was before quantization"
             )
     for name, x in _stored(model):
         if x.is_quantized:
             raise UnsupportedModelError(
-                f"{name!r} is quantized ({_dtype(x)}); pass the floating-point model it was made from, and quantize "
+                f"{name!r} is quantized ({dtype_name(x)}); pass the floating-point model it was made from, and quantize "
                 f"the result"
             )
 
@@ -100,7 +101,3 @@ def _check_devices(tensors: dict[str, Tensor]) -> None:
             f"the model is spread over several devices: {places}; move it to one, as in "
             f"model.to({str(next(iter(where)))!r})"
         )
-
-
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")

@@ -11,7 +11,7 @@ from rebasin_core.solvers.problem import Problem
 from rebasin_core.solvers.sinkhorn import Sinkhorn
 from rebasin_core.solvers.straight_through import StraightThrough
 from rebasin_core.solvers.weight_matching import WeightMatching
-from rebasin_core.support.settings import one_of
+from rebasin_core.support.settings import no_class, one_of
 
 __all__ = ["SOLVERS", "Solver", "SolverName", "as_solver"]
 
@@ -66,8 +66,7 @@ def as_solver(solver: Any) -> Solver:
         return Sinkhorn()
     if isinstance(solver, str):
         return SOLVERS[one_of(SOLVERS, solver=solver)]()
-    if isinstance(solver, type):
-        raise SettingError(f"the solver came as a class; write {solver.__name__}() with brackets")
+    no_class(solver=solver)
     if isinstance(solver, Solver):
         return solver
     raise SettingError(f'expected a solver, e.g. solvers.Sinkhorn() or "weight-matching", got {solver!r}')
