@@ -71,14 +71,14 @@ def _check_values(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             )
         if name in parameters and not x.is_floating_point() and not x.is_quantized:
             raise UnsupportedModelError(
-                f"parameter {name!r} holds {dtype_name(x)} values; weights that are compared and averaged must be floating "
-                f"point. Pass the model as it was before quantization"
+                f"parameter {name!r} holds {dtype_name(x)} values; weights that are compared and averaged must be "
+                f"floating point. Pass the model as it was before quantization"
             )
     for name, x in _stored(model):
         if x.is_quantized:
             raise UnsupportedModelError(
-                f"{name!r} is quantized ({dtype_name(x)}); pass the floating-point model it was made from, and quantize "
-                f"the result"
+                f"{name!r} is quantized ({dtype_name(x)}); pass the floating-point model it was made from, and "
+                f"quantize the result"
             )
 
 
