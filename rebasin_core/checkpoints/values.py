@@ -71,7 +71,7 @@ def mean_reader(
     >>> a, b = (open_checkpoint(folder / name) for name in ("a.npz", "b.npz"))
     >>> graph = PermutationGraph.from_axes({"w": "h ."}, a.tensors)
     >>> plans = Plan.identity(graph), Plan({"h": [1, 0]})
-    >>> a.write(folder / "merged.npz", averaged((a, b), plans, (0.5, 0.5), graph))
+    >>> a.write(folder / "merged.npz", mean_reader((a, b), plans, (0.5, 0.5), graph))
     >>> open_checkpoint(folder / "merged.npz").read("w").ravel()
     array([2., 3.])
     """

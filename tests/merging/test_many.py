@@ -1,6 +1,8 @@
 """Several networks in one common order: laws of the plans, of the spread and of the mean."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -102,7 +104,11 @@ def test_two_with_weights_are_a_place_on_the_line(networks):
         assert_allclose(x, rb.merge([a, b], graph=graph, t=0.3, **QUIET)[name])
 
 
-@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+# A new interpreter per process: a fork of this one would carry the threads of the frameworks that other tests loaded.
+SPAWNING = partial(ProcessPoolExecutor, mp_context=get_context("spawn"))
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, SPAWNING], ids=["threads", "processes"])
 def test_pairs_are_aligned_by_an_executor_with_the_same_result(networks, pool):
     _, graph, models = networks
     alone = rb.align_many(models, graph=graph, method="star", **QUIET)

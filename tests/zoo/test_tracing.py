@@ -180,7 +180,8 @@ def test_tracing_reads_the_values_of_no_weight_and_of_no_table_that_is_not_neede
     for name in ("cpu", "numpy", "item", "tolist", "clone", "to", "__array__", "__deepcopy__"):
         watched(name)
     graph = trace(model, sequences())
-    assert set(read) - {None} == {"mask"}
+    # Some versions of torch look at the counter of a batch norm by themselves; it is neither weight nor table.
+    assert set(read) - {None, "norm.num_batches_tracked"} == {"mask"}
     assert len(graph.groups) == 1
 
 
