@@ -149,7 +149,7 @@ class Alignment:
         t : float, default 0.5
             Place on the line, dimensionless: 0 is model A, 1 the re-based model B.
         reestimate : data, optional
-            Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalization anew: see
+            Inputs, or pairs ``(inputs, targets)``, on which to re-estimate the statistics of batch normalization: see
             `rebasin_core.reestimate`. Choose it for every network that has such layers.
         repair : data, optional
             Inputs, or pairs, on which to give every unit the mean and the deviation between those of the two networks:
@@ -308,7 +308,7 @@ def align(
     model_a, model_b : any models an adapter carries, or mappings of arrays
         Two networks of one architecture; neither is changed. B moves onto A.
     *example_inputs : array
-        Inputs to trace and to verify with, where the model does not tell their shape.
+        Inputs to trace and to verify with, where their shape is not known from the model.
     graph : PermutationGraph, optional
         What may be permuted; default: found in model B. Required for mappings of arrays.
     objective : objective, str or callable, optional

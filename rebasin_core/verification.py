@@ -119,7 +119,7 @@ def gather_inputs(model: Model, example_inputs: tuple[Any, ...]) -> Any:
     inputs = example_inputs or model.adapter.example_inputs(model.source)
     if not inputs:
         raise SettingError(
-            "to compare two networks their outputs are needed, and this model does not tell the shape of its inputs; "
+            "to compare two networks their outputs are needed, and this model does not say what shape its inputs have; "
             "pass example inputs behind the graph"
         )
     return inputs[0] if len(inputs) == 1 else tuple(inputs)

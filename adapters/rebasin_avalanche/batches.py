@@ -11,7 +11,7 @@ __all__ = ["ExperienceBatches"]
 
 
 class ExperienceBatches:
-    """Mini-batches of a loader of Avalanche as pairs, read anew each time, so that augmentation differs by epoch.
+    """Mini-batches of a loader of Avalanche as pairs, read again each time, so that augmentation differs by epoch.
 
     Parameters
     ----------

@@ -92,9 +92,9 @@ class RebasinStrategy(SupervisedTemplate):
 
     *Task labels* go through a `MultiTaskModule` beside the inputs, in the memory too, so that an experience may hold
     several. *Networks that grow* (`IncrementalClassifier`, `MultiHeadClassifier`) grow before an experience as ever;
-    what may be permuted is then found anew, while memory and reports stay. Online streams are refused.
+    what may be permuted is then found again, while memory and reports stay. Online streams are refused.
 
-    *Data* come from ``strategy.dataloader`` and are read anew for every epoch, once before the first to choose what is
+    *Data* come from ``strategy.dataloader`` and are read again for every epoch, once before the first to choose what is
     remembered, and once at the end where there are batch normalizations. A plugin may have put another loader there.
     What an experience draws depends on `seed` and its number alone, the shuffling and new units included.
 

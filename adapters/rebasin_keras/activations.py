@@ -51,7 +51,7 @@ def collector(model: Any, graph: PermutationGraph) -> Callable[[Mapping[str, Any
 
 
 def _place(layer: Any, names: Mapping[int, str], graph: PermutationGraph) -> tuple[str, int] | None:
-    """Group that a layer produces, and the axis of its output along which it lies."""
+    """Group that a layer produces, and along which axis of its output."""
     weight, axis = _weight(layer)
     if weight is None or id(weight) not in names:
         return None

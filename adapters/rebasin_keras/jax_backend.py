@@ -34,7 +34,7 @@ class JaxBackend:
     """
 
     name = "jax"
-    vectorizes = False  # every eager call traces the function anew
+    vectorizes = False  # every eager call traces the function again
 
     # --- creating, converting -----------------------------------------------------------------------------------------
     def asarray(self, values: Any, like: Array | None = None, dtype: DtypeName | None = None) -> Array:

@@ -1,7 +1,7 @@
 """The weights of a model: by which names, and whether there are any.
 
 Keras numbers layers without a name through a whole session: two models that one function builds hold ``dense/kernel``
-and ``dense_2/kernel``. Here they are numbered anew within each model, so that two models of one architecture have the
+and ``dense_2/kernel``. Here they are renumbered within each model, so that two models of one architecture have the
 same names, whatever was built in between. A name that a person gave is kept.
 """
 

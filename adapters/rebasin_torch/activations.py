@@ -25,7 +25,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.Insta
 
 
 def producers(model: nn.Module, graph: PermutationGraph) -> dict[str, tuple[str, int]]:
-    """Find the modules that produce a group: by name, the group and the axis of their output along which it lies."""
+    """Find the modules that produce a group: by name, the group, and along which axis of their output."""
     found = {}
     for name, module in model.named_modules():
         weight = f"{name}.weight" if name else "weight"

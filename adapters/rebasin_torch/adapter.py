@@ -65,7 +65,7 @@ class TorchAdapter:
         inputs = example_inputs or self.example_inputs(model)
         if not inputs:
             raise SettingError(
-                f"a torch module does not tell the shape of its inputs, and {type(model).__name__} is traced by "
+                f"a torch module does not say what shape its inputs have, and {type(model).__name__} is traced by "
                 f"following some; pass example inputs, as in permutation_graph(model, torch.zeros(1, 784)) or "
                 f"align(model_a, model_b, torch.zeros(1, 784)), or graph="
             )

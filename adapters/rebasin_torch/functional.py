@@ -55,7 +55,7 @@ def run(
     try:
         statistics = {name: state[name] for name in buffers if name in state}
         with alone_and_traceless(body), differentiable_statistics(statistics):
-            # The names of a tied tensor all have their value, which is the same; torch need not tie them anew.
+            # The names of a tied tensor all have their value, which is the same; torch need not tie them again.
             return functional_call(body, state, args, dict(kwargs), tie_weights=False)
     except (RebasinError, torch.OutOfMemoryError):
         raise

@@ -59,7 +59,7 @@ class RebasinNet(LearnedPlan, nn.Module):
     Notes
     -----
     In float16 and bfloat16 the logits are float32, in float64 they are float64; ``.to(dtype)`` converts all alike. The
-    hard plan is assigned anew in each call in eval mode; for many batches, take ``net.model()`` once.
+    hard plan is assigned again in each call in eval mode; for many batches, take ``net.model()`` once.
 
     ``torch.compile`` compiles the module and leaves the plan, whose loops depend on values, to plain Python. Under
     ``DistributedDataParallel`` the gradients of the logits are averaged; pass ``broadcast_buffers=False`` there, since

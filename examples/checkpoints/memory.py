@@ -6,7 +6,7 @@
 Writes a stack of dense layers and a copy of it with permuted units and noise, tensor by tensor, aligns the two files in
 a process of its own, and prints by how much its resident memory grew: its peak, less what the interpreter held after it
 had aligned a tiny pair, so that imports and the buffers of the linear algebra library do not count. It is compared with
-the bytes of the tensors in which the largest group stands, of one of the two files; of bfloat16, as the float32 in
+the bytes of the tensors in which the largest group appears, of one of the two files; of bfloat16, as the float32 in
 which it is computed. Exit code 1: more than three times as much, another permutation was found, or a framework was
 imported.
 """
@@ -79,7 +79,7 @@ def write_pair(folder: Path, width: int, layers: int, dtype: str, seed: int) -> 
 
 
 def largest_group(width: int, layers: int) -> int:
-    """Bytes of the tensors in which the largest group stands, of one file, as float32."""
+    """Bytes of the tensors in which the largest group appears, of one file, as float32."""
     graph = graph_of(width, layers)
     return max(
         4 * sum(math.prod(graph.shapes[name]) for name in {name for name, _ in graph.occurrences(group)})

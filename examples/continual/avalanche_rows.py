@@ -3,7 +3,7 @@
 The strategies are Avalanche's own, of version 0.6.0. Two things are done around them, as they would take longer than
 the training: batches are cut from whole tensors instead of put together image by image, and accuracies are measured by
 `course.accuracies`, without Avalanche's evaluation and logging. As for all other rows, the statistics of batch
-normalization are measured anew before that.
+normalization are re-estimated before that.
 """
 
 import importlib.util

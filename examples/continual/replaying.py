@@ -204,7 +204,7 @@ class Mean:
 def measured(
     model: nn.Module, tasks: Sequence[Task], course: Course, memory: Memory | None, generator: torch.Generator
 ) -> nn.Module:
-    """Measure the statistics of batch normalization anew, on what was learned from, as the library does.
+    """Re-estimate the statistics of batch normalization, on what was learned from, as the library does.
 
     Averaged weights need it; and after the few steps of a short task, the layers' own moving averages lag behind.
     """

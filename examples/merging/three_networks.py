@@ -2,7 +2,7 @@
 
 Trains the networks by the recipe of ``examples/paper/convolutions.py`` and keeps them as checkpoints, or reads them
 from there; prints the test accuracy of each, of their mean as they are, and of the merged networks: with the statistics
-of batch normalization averaged like the weights, with statistics measured anew, and with REPAIR instead. Then it writes
+of batch normalization averaged like the weights, with re-estimated statistics, and with REPAIR instead. Then it writes
 the images that the program on the command line needs, and prints the one command that does all of it.
 
     python three_networks.py                         # VGG-11 with a quarter of the usual channels: minutes a network
@@ -54,7 +54,7 @@ def main() -> None:
     if chosen.quick:
         task = replace(task, test=tuple(part[:500] for part in task.test))
     models = [trained(job, task, index) for index in range(3)]
-    text = table(["network", "test accuracy", "statistics measured anew", "REPAIR", "seconds"], rows(models, task))
+    text = table(["network", "test accuracy", "re-estimated statistics", "REPAIR", "seconds"], rows(models, task))
     save_table(text, chosen.out / f"three-{chosen.network}-{width:g}.md")
     images = chosen.cache / "cifar10.npz"
     save_images(task, images)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def rows(models: list[nn.Module], task: Task) -> list[list[str]]:
-    """Name, accuracy as it is, with statistics measured anew and with REPAIR, and the seconds it took to align."""
+    """Name, accuracy as it is, with re-estimated statistics and with REPAIR, and the seconds it took to align."""
     fresh = tuple(part[-FRESH:] for part in task.train)
 
     def right(model: nn.Module) -> str:

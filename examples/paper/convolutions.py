@@ -2,7 +2,7 @@
 
 Two networks of one architecture are trained from different seeds; each method re-bases the second onto the first, and
 the loss on the line is measured twice: with the BatchNorm statistics interpolated like the weights, and with statistics
-measured anew at every place (``reestimate``), without which no merged network of this kind works.
+re-estimated at every place (``reestimate``), without which no merged network of this kind works.
 
     python convolutions.py --cache networks                 # ResNet-20: half an hour of training a pair on two cores
     python convolutions.py --network vgg11 --cache networks

@@ -1,7 +1,7 @@
 """NumPy, differentiated by autograd: the backend the core brings along.
 
 Autograd's own derivatives of ``where``, ``maximum``, ``minimum`` and ``max`` promote float32 cotangents to float64, and
-that of ``where`` forgets to undo broadcasting; these four are registered anew here, so that gradients keep the dtype.
+that of ``where`` forgets to undo broadcasting; these four are registered again here, so that gradients keep the dtype.
 """
 
 from collections.abc import Callable, Sequence

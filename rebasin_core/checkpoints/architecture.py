@@ -197,7 +197,7 @@ def _traced(adapter: Any, model: Any, example: tuple[Any, ...], origin: str) -> 
         if example:
             raise
         raise SettingError(
-            f"{origin}: the network is traced by following example inputs, whose shape it does not tell; pass "
+            f"{origin}: the network is traced by following example inputs, whose shape it does not say; pass "
             f"--input, for instance --input 1,3,32,32, or --input int64:1,16 for numbers of tokens"
         ) from error
     return graph

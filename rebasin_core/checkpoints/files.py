@@ -2,7 +2,7 @@
 
 Requirements
 ------------
-A reader never runs code that stands in a file, reads a tensor only when asked for it where the format allows that, and
+A reader never runs code that is in a file, reads a tensor only when asked for it where the format allows that, and
 writes a file whole or not at all.
 """
 
@@ -55,7 +55,7 @@ class Checkpoint(Protocol):
     path : Path
         The file.
     tensors : mapping of str to TensorInfo
-        What stands in it, in the order of the file.
+        What is in it, in the order of the file.
     tied : mapping of str to str
         Names that share one storage in the file, with the first name of that storage.
     metadata : mapping of str to str
@@ -82,7 +82,7 @@ class Checkpoint(Protocol):
     def write(self, path: Path, tensor: NewValues) -> None:
         """Write a file like this one, with other values; names, order, dtypes, metadata and ties stay.
 
-        ``tensor(name)`` is asked for one tensor after the other, in the order in which they lie in the file, and may be
+        ``tensor(name)`` is asked for one tensor after the other, in the order of the file, and may be
         forgotten once it has been written; of tensors that are tied, for the first. None means that a tensor stays as
         it is, bit by bit. The file appears whole or not at all, and may take the place of this one.
 

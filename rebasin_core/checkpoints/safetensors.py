@@ -55,7 +55,7 @@ COPIED_ONLY = ("float8_", "float6_", "float4_")
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor lies, in bytes from the start of the file."""
+    """Where a tensor is, in bytes from the start of the file."""
 
     info: TensorInfo
     start: int
@@ -224,7 +224,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _places(header: dict[str, Any], start: int, size: int) -> dict[str, _Place]:
-    """Where every tensor lies; together they fill the rest of the file, without a gap and none above another."""
+    """Where every tensor is; together they fill the rest of the file, without a gap and none above another."""
     places = {name: _place(name, entry, start) for name, entry in header.items()}
     end = start
     for name, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].end)):

@@ -1,4 +1,4 @@
-"""Weight matching of networks that lie in files, one tensor in memory at a time."""
+"""Weight matching of networks in files, one tensor in memory at a time."""
 
 import time
 from dataclasses import dataclass, replace
@@ -88,7 +88,7 @@ def match_files(
 
     Notes
     -----
-    Let G be the bytes of the tensors of *one* file in which the largest group stands, half precision counted as
+    Let G be the bytes of the tensors of *one* file in which the largest group appears, half precision counted as
     float32. Resident memory grows by less than 3 G at its peak: by 2.2 G for 64 dense layers of 2048 units in float32
     (``examples/checkpoints/memory.py``). That is one tensor of each file, the n x n scores of the group, and a product
     on its way to them; then the scores and the float64 costs of the assignment. Where n is larger than the tensors of a

@@ -34,7 +34,7 @@ def barrier(
         bool,
         typer.Option(
             "--reestimate",
-            help="Measure the statistics of batch normalization anew at every place, on the data for training.",
+            help="Re-estimate the statistics of batch normalization at every place, on the data for training.",
             rich_help_panel=options.DATA,
         ),
     ] = False,

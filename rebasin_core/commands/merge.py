@@ -30,7 +30,7 @@ from rebasin_core.symmetry.plan import Plan
 __all__ = ["merge"]
 
 Read = Callable[[str], np.ndarray[Any, Any]]
-ANEW = "statistics measured anew"
+ANEW = "re-estimated statistics"
 
 
 class MethodName(StrEnum):
@@ -53,7 +53,9 @@ def merge(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="What each file counts, e.g. 2,1,1.", show_default="all alike", rich_help_panel="Merge"),
+        typer.Option(
+            help="Weight of each file in the mean, e.g. 2,1,1.", show_default="all alike", rich_help_panel="Merge"
+        ),
     ] = None,
     method: Annotated[
         MethodName | None,
@@ -65,7 +67,7 @@ def merge(
         bool,
         typer.Option(
             "--reestimate",
-            help="Measure the statistics of batch normalization anew, on --data.",
+            help="Re-estimate the statistics of batch normalization, on --data.",
             rich_help_panel="Merge",
         ),
     ] = False,

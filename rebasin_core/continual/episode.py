@@ -131,7 +131,7 @@ class Episode:
         return (replay.join(batch, self.task) for batch in batches)
 
     def _measured(self, params: Params, samples: Iterator[Any]) -> Params:
-        """Measure running statistics anew, on batches as they were learned from."""
+        """Re-estimate running statistics, on batches as they were learned from."""
         try:
             norms = find_batch_norms(self.model)
         except SpecError:  # arrays, or a function of the user's, do not say what is a statistic

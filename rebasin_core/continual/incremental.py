@@ -45,7 +45,7 @@ class RebasinIncremental:
         The network, trained or not; it is copied and never changed. It may have several outputs (a tuple, list or
         mapping of heads), one per task.
     *example_inputs : array
-        Inputs to trace with, where the model does not tell their shape and no `graph` is given.
+        Inputs to trace with, where their shape is not known from the model and no `graph` is given.
     graph : PermutationGraph, optional
         What may be permuted; default: found in the model. Required for a mapping of arrays.
     forward : callable, optional
@@ -75,7 +75,7 @@ class RebasinIncremental:
     Notes
     -----
     The network computes in inference mode, without dropout; batch normalization layers normalize by the batch while a
-    task is learned, and their running statistics are measured anew on its data and the memory afterwards (not for a
+    task is learned, and their running statistics are re-estimated on its data and the memory afterwards (not for a
     mapping of arrays or a `forward` of yours, which do not say what is a statistic). The first task of an untrained
     model is plain training of all learned parameters; for a model that knows its first task, call `remember`. All
     floating-point parameters are learned, frozen ones too: a permutation that moves units moves all their weights.

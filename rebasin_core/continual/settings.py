@@ -52,7 +52,7 @@ class Settings:
         What the mean loss over past tasks counts beside that of the current one, dimensionless; both are then divided
         by the sum. Default: the number of past tasks, which is the paper's plain average over tasks.
     memory_batch_size : int, default 1000
-        Most samples of the memory that a step takes along. Where there are more, as many of every task are drawn anew
+        Most samples of the memory that a step takes along. Where there are more, as many of every task are drawn again
         for each step.
     distillation : float, default 0.0
         What the squared Euclidean distance between the outputs on the memory and those of the model before the task,

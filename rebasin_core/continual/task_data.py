@@ -17,7 +17,7 @@ __all__ = ["TaskData"]
 class TaskData:
     """Batches of one task.
 
-    A pair of arrays is shuffled anew for every epoch and cut into nearly equal parts of at most `batch_size` samples,
+    A pair of arrays is shuffled again for every epoch and cut into nearly equal parts of at most `batch_size` samples,
     so that none is left with a single sample, which batch normalization cannot do with. Batches that the user made stay
     as they are; a list of them is read in a new order each time, a loader in its own.
 

@@ -120,7 +120,7 @@ def _complete_cells(recorder: Recorder, solution: NodeClasses) -> tuple[Ids, Ids
         for ids in distinct.values():
             entries = Entries.of(solution.label_array(ids), cells, rank, movable)
             failed |= incomplete_cells(entries, by_cell)
-        # A group that stands in no parameter moves nothing.
+        # A group that appears in no parameter moves nothing.
         if not failed:
             return cells, rank
         for cell in failed:

@@ -2,7 +2,7 @@
 
 Two leaves are in one *cell* when they stand in the same arrays in the same way, beside leaves of the same cells.
 Every cell is then a candidate group. The candidate is proven by letting two generators of its symmetric group, a
-transposition and a cycle, act on every array it stands in: labels must be mapped onto themselves as a multiset, and
+transposition and a cycle, act on every array it appears in: labels must be mapped onto themselves as a multiset, and
 the movement must commute with every rearrangement. A cell that fails stays.
 """
 

@@ -36,7 +36,7 @@ def interpolate(
     t : float, default 0.5
         Place on the line, dimensionless.
     reestimate : data, optional
-        Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalization anew: see
+        Inputs, or pairs ``(inputs, targets)``, on which to re-estimate the statistics of batch normalization: see
         `rebasin_core.reestimate`. Choose it for every network that has such layers.
     batch_size : int, optional
         Cut `reestimate` into batches of this size, where it is a pair of arrays or one array; default: one batch.
@@ -177,10 +177,10 @@ def connectivity(
     batch_size : int, optional
         Cut a pair of arrays into batches of this size; default: one batch.
     reestimate : True or data, optional
-        Measure the statistics of batch normalization anew at every place before the loss is measured there: on `data`
+        Re-estimate the statistics of batch normalization at every place before the loss is measured there: on `data`
         (True), or on other data of the same forms, inputs alone among them. Choose it for every network that has such
         layers: without it, the curve shows mostly the collapse of the variance (see `rebasin_core.reestimate`). The
-        ends are measured anew too, so that the curve is continuous and the barrier compares networks of one kind:
+        ends are re-estimated too, so that the curve is continuous and the barrier compares networks of one kind:
         their losses differ from those of the models as they are by as much as their statistics do.
     forward : callable, optional
         ``forward(params, inputs) -> outputs``, for mappings of arrays.

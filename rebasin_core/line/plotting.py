@@ -54,7 +54,7 @@ def plot_curves(curves: Mapping[str, Drawable], ax: Any = None, metric: str | No
         A curve lacks the metric.
     """
     ax = _bare_axes() if ax is None else ax
-    # Dashes of their own: a curve that lies on another stays visible.
+    # Dashes of their own: a curve that covers another stays visible.
     styles = zip(itertools.cycle(COLORS), itertools.cycle(DASHES), strict=False)
     for (label, curve), (color, dashes) in zip(curves.items(), styles, strict=False):
         if metric is not None and metric not in curve.metrics:

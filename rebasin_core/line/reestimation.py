@@ -1,4 +1,4 @@
-"""Running statistics of batch normalization, measured anew: the rule; adapters measure, batch by batch."""
+"""Running statistics of batch normalization, re-estimated: the rule; adapters measure, batch by batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ Params = dict[str, Array]
 
 
 def reestimate(model: Any, data: Any, *, batch_size: int | None = None, progress: bool = True) -> Any:
-    """Return a copy of a model whose batch normalization has statistics measured anew on data.
+    """Return a copy of a model whose batch normalization has its statistics re-estimated on data.
 
     Between two networks the variance of activations collapses, which interpolated running statistics do not know of:
     in a deep network, most of the loss between the two is due to that. Choose it for every network with batch
@@ -140,7 +140,7 @@ def inputs_of(data: Any, batch_size: int | None) -> Batches:
 
 
 def reestimate_params(model: Model, params: Mapping[str, Array], batches: Batches | None, show: bool = False) -> Params:
-    """Parameters in which the running statistics are measured anew on the batches; as they are where there are none.
+    """Parameters in which the running statistics are re-estimated on the batches; as they are where there are none.
 
     Raises
     ------

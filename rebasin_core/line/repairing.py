@@ -81,7 +81,7 @@ def repair(
     others, and groups that were pinned. With ``m`` and ``s`` for mean and deviation over all samples (and places of an
     image), the weights of a unit become ``w s* / s`` and its bias ``(b - m) s* / s + m*``, where ``s*`` and ``m*`` are
     the weighted means of the models'. Without a bias the weights are rescaled only: the deviation is then right, the
-    mean is not. A unit that says the same to every sample keeps its weights.
+    mean is not. A unit whose activation is the same for every sample keeps its weights.
 
     Layers are repaired in the order in which they compute, each measured behind those before it: one pass over the data
     for each of the models and for each layer, after which every mean and deviation is what it should be on these data,
@@ -123,7 +123,7 @@ def repair(
 
 
 def _examples(model: Model, batches: Batches) -> tuple[Any, ...]:
-    """Inputs to trace with, where the model does not tell their shape."""
+    """Inputs to trace with, where their shape is not known from the model."""
     if model.adapter.example_inputs(model.source) is not None:
         return ()
     ((inputs, _),) = batches.first(1)
@@ -234,7 +234,7 @@ def _moved(
 ) -> Params:
     """Parameters of a layer that moves its units from their present mean and deviation to other ones."""
     weight = params[layer.weight]
-    # Below this, the deviation is the rounding of a unit that always says the same.
+    # Below this, the deviation is the rounding of a unit whose activation never changes.
     least = 16.0 * resolution(backend.dtype(widened(backend, weight))) * np.abs(now.mean)
     alive = now.deviation > least
     ratio = np.where(alive, deviation / np.where(alive, now.deviation, 1.0), 1.0)

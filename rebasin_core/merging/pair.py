@@ -64,7 +64,7 @@ def merge(
     executor : concurrent.futures.Executor, optional
         Who aligns the pairs of more than two models.
     reestimate : data, optional
-        Inputs, or pairs ``(inputs, targets)``, on which to measure the statistics of batch normalization anew: see
+        Inputs, or pairs ``(inputs, targets)``, on which to re-estimate the statistics of batch normalization: see
         `rebasin_core.reestimate`. Choose it for every network that has such layers.
     repair : data, optional
         Inputs, or pairs, on which to give every unit the mean of the networks' means and deviations: see

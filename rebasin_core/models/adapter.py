@@ -49,7 +49,7 @@ class ModelAdapter(Protocol):
         ...
 
     def example_inputs(self, model: Any) -> tuple[Any, ...] | None:
-        """Return inputs to try the model on, or None where the model does not tell their shape."""
+        """Return inputs to try the model on, or None where their shape is not known from the model."""
         ...
 
     def loss(self, model: Any, loss: Any) -> Loss:

@@ -3,7 +3,7 @@
 Why it matters: half way between two networks, the units of a layer are averages of units that agree in part only, so
 that their variance collapses, while the running statistics, interpolated like weights, promise the variance of the
 ends. Each layer then shrinks what it hands on, and a deep network says next to nothing. There are two remedies, both
-built on what an adapter tells here: the statistics measured anew (`rebasin_core.reestimate`), and, where a gradient is
+built on what an adapter tells here: the re-estimated statistics (`rebasin_core.reestimate`), and, where a gradient is
 to flow, the forward pass that normalizes by the batch (`forward_with`).
 
 References
@@ -75,7 +75,7 @@ def forward_with(model: Model, normalization: str | None) -> Forward:
         The network.
     normalization : {"running", "batch"} or None
         "running": the running statistics among the parameters, as in inference. "batch": mean and variance of the
-        batch, the differentiable analogue of statistics measured anew; the same as "running" for a network without
+        batch, the differentiable analogue of re-estimated statistics; the same as "running" for a network without
         batch normalization. None: "batch", but "running" for a mapping of arrays or a forward function of the user's.
 
     Raises

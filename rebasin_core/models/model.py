@@ -66,7 +66,8 @@ class Model:
     user_forward: Forward | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "forward"}  # it is made anew, and is local
+        # The function is local and cannot be pickled; it is made again where it is needed.
+        return {name: value for name, value in vars(self).items() if name != "forward"}
 
     @cached_property
     def forward(self) -> Forward:

@@ -2,7 +2,7 @@
 
 On the line, the variance of activations collapses, and interpolated running statistics of batch normalization are
 wrong: the loss then says how far they are off, not how well the weights agree. By default, these objectives therefore
-see a network as it is once its statistics are measured anew (`rebasin_core.reestimate`): its batch normalization
+see a network as it is once its statistics are re-estimated (`rebasin_core.reestimate`): its batch normalization
 normalizes by the batch, which a gradient goes through.
 """
 
@@ -44,7 +44,7 @@ class Midpoint:
         How many batches, the first ones, hard plans are compared on.
     normalization : {"running", "batch"}, optional
         What batch normalization layers normalize by. "batch": mean and variance of the batch, for a network whose
-        statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
+        statistics will be re-estimated; batches should be as large as in training. "running": the running statistics,
         interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
         mapping of arrays or a forward function of yours. Of no effect where there is no batch normalization.
 
@@ -89,7 +89,7 @@ class Midpoint:
 class RandomPoint:
     """Loss at random places of the line (Eq. 9 of the paper).
 
-    ``C_Rnd = C((1 - lambda) theta_A + lambda pi_P(theta_B))`` with lambda uniform on (0, 1), drawn anew at each step.
+    ``C_Rnd = C((1 - lambda) theta_A + lambda pi_P(theta_B))`` with lambda uniform on (0, 1), drawn again at each step.
     The draws are stratified: the line is cut into `strata` equal parts, and each round of as many steps visits every
     part once, which leaves every single draw uniform and the average over steps less noisy. Choose it when the whole
     line is to be free of a barrier.
@@ -108,7 +108,7 @@ class RandomPoint:
         How many batches, the first ones, hard plans are compared on.
     normalization : {"running", "batch"}, optional
         What batch normalization layers normalize by. "batch": mean and variance of the batch, for a network whose
-        statistics will be measured anew; batches should be as large as in training. "running": the running statistics,
+        statistics will be re-estimated; batches should be as large as in training. "running": the running statistics,
         interpolated like weights, for a network that will be used as it is. Default: "batch", but "running" for a
         mapping of arrays or a forward function of yours. Of no effect where there is no batch normalization.
 

@@ -17,7 +17,7 @@ __all__ = ["L2", "Cosine", "inner_product"]
 
 def inner_product(a: Mapping[str, Array], b: Mapping[str, Array]) -> Array:
     """Sum over all parameters of ``<a, b>``; differentiable."""
-    # One by one: of a network that lies in a file, there is never more than one parameter.
+    # One by one: of a network in a file, there is never more than one parameter.
     return sum(_inner_product(get_backend(x), x, b[name]) for name, x in a.items())
 
 

@@ -312,7 +312,7 @@ def _newton(problem: _Problem, plan: _Scaled, error: Array, active: Array) -> _S
 
 
 def _absorb(problem: _Problem, plan: _Scaled) -> _Scaled:
-    """Move the scalings into the potential, and exponentiate anew, before they overflow."""
+    """Move the scalings into the potential, and exponentiate again, before they overflow."""
     backend, limits = problem.backend, limits_of(problem.backend, problem.X)
     log_v = backend.log(plan.v)
     large = backend.any(backend.abs(log_v) > limits.absorb) | backend.any(

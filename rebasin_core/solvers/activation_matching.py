@@ -18,7 +18,7 @@ __all__ = ["ActivationMatching", "assign_groups"]
 
 @dataclass(frozen=True)
 class ActivationMatching:
-    """Pair every unit of A with the unit of B that says the same of the same inputs.
+    """Pair every unit of A with the unit of B whose activations agree with it on the same inputs.
 
     A group's permutation only reorders its own activations, so that each group is matched by itself, exactly, by one
     linear assignment. Groups of which no activations were collected stay as they are in the plan to start from.

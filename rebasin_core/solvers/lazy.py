@@ -19,7 +19,7 @@ __all__ = ["LazyParams", "reorder", "reorder_params", "widen_params"]
 
 
 class LazyParams(Mapping[str, Array]):
-    """Parameters, as they lie after a plan; each is read and reordered whenever it is asked for.
+    """Parameters in the order of a plan; each is read and reordered whenever it is asked for.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class LazyParams(Mapping[str, Array]):
     graph : PermutationGraph
         Of the network.
     plan : Plan, optional
-        How its units lie; default: as they are read.
+        The order of its units; default: as they are read.
     names : collection of str, optional
         Of these parameters; default: all of the graph.
 
@@ -94,7 +94,7 @@ def reorder_params(
     group: str,
     perm: np.ndarray[Any, Any],
 ) -> dict[str, Array] | LazyParams:
-    """The parameters in which a group stands, after it was reordered; of lazy ones, none is read."""
+    """The parameters in which a group appears, after it was reordered; of lazy ones, none is read."""
     if isinstance(params, LazyParams):
         return params.only(names).at(params.plan.reorder(group, perm))
     action = {group: backend.asarray(perm, like=params[next(iter(names))], dtype="int64")}
@@ -121,7 +121,7 @@ def _give_back() -> Callable[[int], Any] | None:
 
 
 class _InPlace:
-    """NumPy, for the moves of a plan alone: an axis is put in another order where it lies, a piece after the other."""
+    """NumPy, for the moves of a plan alone: an axis is reordered in place, piece by piece."""
 
     def __init__(self, x: np.ndarray[Any, Any]) -> None:
         self._backend = get_backend(x)

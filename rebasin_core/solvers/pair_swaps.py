@@ -1,4 +1,4 @@
-"""Swaps of two units of a group that stands twice in one parameter, where an assignment no longer helps."""
+"""Swaps of two units of a group that appears twice in one parameter, where an assignment no longer helps."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -27,9 +27,9 @@ def helpful_swaps(
     backend : Backend
         Of the parameters.
     scores : ndarray, shape (n, n)
-        Derivative of the similarity ``<A, pi_P(B)>`` by the group's matrix, as B lies now.
+        Derivative of the similarity ``<A, pi_P(B)>`` by the group's matrix, with B in its present order.
     fixed, moving : dict of str to array
-        The parameters of A, and of B as it lies now, in which the group stands.
+        The parameters of A, and of B in its present order, in which the group appears.
     graph : PermutationGraph
         Their axes.
     group : str
@@ -38,7 +38,7 @@ def helpful_swaps(
     Returns
     -------
     list of (int, int)
-        The first swap alone raises the similarity by exactly its gain, unless the group stands more than twice in one
+        The first swap alone raises the similarity by exactly its gain, unless the group appears more than twice in one
         parameter; the others are helpful alone, and may not be together.
 
     Notes

@@ -33,7 +33,7 @@ class Relaxation:
     backend : Backend
         Of the matrices.
     like : array
-        The matrices have its dtype and lie on its device.
+        The matrices have its dtype and are on its device.
     parts : tuple of (float, callable)
         Weights that sum to 1, and functions of the matrices that return a scalar.
     degree : int, optional

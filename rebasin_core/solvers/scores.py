@@ -1,4 +1,4 @@
-"""How alike the units of a group are, as the other groups lie now: the scores that linear assignment maximizes."""
+"""How alike the units of a group are, the other groups being as they are: the scores that assignment maximizes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ FEW = 0.7
 
 
 class Scores:
-    """Derivative of ``<A, B>`` by the matrix of one group, ``sum_w A_w B_w^T``, over the parameters it stands in.
+    """Derivative of ``<A, B>`` by the matrix of one group, ``sum_w A_w B_w^T``, over the parameters it appears in.
 
-    What a parameter contributes is kept until another group that stands in it moves, and mended where few units of that
-    one do; a move of the group itself only puts columns in another order. A contribution with more numbers than its
-    parameter is not worth the memory.
+    What a parameter contributes is kept until another group that appears in it moves, and mended where few units of
+    that one do; a move of the group itself only puts columns in another order. A contribution with more numbers than
+    its parameter is not worth the memory.
 
     Parameters
     ----------
@@ -50,23 +50,24 @@ class Scores:
     def linear(
         self, group: str, names: Sequence[str], read: Callable[[str], Reading]
     ) -> tuple[Array | None, list[Reading]]:
-        """Return what the parameters contribute in which the group stands once, and the others as they were read.
+        """Return what the parameters contribute in which the group appears once, and the others as they were read.
 
         Parameters
         ----------
         group : str
             Its name.
         names : sequence of str
-            The parameters it stands in.
+            The parameters it appears in.
         read : callable
-            ``read(name) -> (axes, A_w, B_w)``: a parameter, that of B as it lies now. Not called for one that is known.
+            ``read(name) -> (axes, A_w, B_w)``: a parameter, that of B in its present order. Not called
+            for one that is known.
 
         Returns
         -------
         scores : array, shape (n, n) or (parent, n, n), or None
             Of all units of A with all units of B; None where there is no such parameter.
         quadratic : list of (AxesSpec, array, array)
-            The parameters in which the group stands several times.
+            The parameters in which the group appears several times.
         """
         backend = self._backend
         total: Array | None = None
@@ -108,7 +109,7 @@ class Scores:
         perm : ndarray
             Its new order.
         names : sequence of str
-            The parameters it stands in.
+            The parameters it appears in.
         arrays : three dict of str to array, optional
             The parameters of A, of B before and of B after: with them, what a parameter contributes to other groups is
             brought up to date where that is less work than a new product, that is where few units moved.

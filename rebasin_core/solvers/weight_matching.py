@@ -40,7 +40,7 @@ class WeightMatching:
 
     ``|A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>``, and the inner product is linear in one group's permutation when
     the others are held, so that a linear assignment finds the best one exactly. Sweeps over the groups in random
-    order go on until no group moves. A group that stands twice in one parameter, such as the units of a recurrent
+    order go on until no group moves. A group that appears twice in one parameter, such as the units of a recurrent
     layer, makes it quadratic: there swaps of two units follow. The result is a local optimum of either move: several
     starts are made, and the best is returned.
 
@@ -154,7 +154,7 @@ def descend(
     """Improve a plan, sweep by sweep, until nothing changes; yield the plan after each and whether it changed.
 
     The similarity ``<A, pi(B)>`` over the learned parameters never falls. A group is looked at again only after a group
-    that shares a parameter with it has moved: until then, its assignment is still the best one. A group that stands
+    that shares a parameter with it has moved: until then, its assignment is still the best one. A group that appears
     several times in one parameter makes the similarity quadratic: there an assignment is only a direction, taken if it
     is measured to help, and swaps of two units follow where it does not. From whoever made the plan, `scores` may hold
     what is known of them there, and `here` the learned parameters of B as it puts them; both are brought up to date.
@@ -194,7 +194,7 @@ def _steps(
 ) -> Iterator[tuple[np.ndarray, Params | LazyParams]]:
     """Reorderings of one group that help, one after the other, each with the parameters it moves.
 
-    `here` holds the parameters as they lie, and is brought up to date by the caller after every step.
+    `here` holds the parameters in their present order, and is brought up to date by the caller after every step.
     """
     fixed = widen_params(backend, params_a, names)
     while True:

@@ -2,7 +2,7 @@
 
 A group acts on an axis by an index vector (a hard permutation, ``x[perm]``) or by a matrix (a soft one, ``M @ x``); the
 walk does not care which, so hard and soft plans cannot disagree. It reshapes a product into its factors, splits a sum
-into its terms, and lets each group act where it stands:
+into its terms, and lets each group act where it appears:
 
 * a plain group by an index vector of shape ``(n,)`` or a matrix ``(n, n)``;
 * a local group by index vectors ``(parent, n)`` or matrices ``(parent, n, n)``, after its parent has moved: row ``i``
@@ -22,7 +22,7 @@ __all__ = ["Action", "act", "as_matrix", "occurrence_pairs", "occurrences"]
 Action: TypeAlias = Array
 """An index vector ``(n,)`` / ``(parent, n)``, or a matrix ``(n, n)`` / ``(parent, n, n)``, of one group."""
 
-# What to do where a group stands: (array, group, its axis, the axis of its parent or None) -> array.
+# What to do where a group appears: (array, group, its axis, the axis of its parent or None) -> array.
 Visit: TypeAlias = Callable[[Array, Group, int, int | None], Array]
 
 
@@ -85,7 +85,7 @@ def as_matrix(spec: AxesSpec) -> tuple[str | None, str | None] | None:
 def occurrence_pairs(
     backend: Backend, a: Array, b: Array, spec: AxesSpec, sizes: Mapping[str, int], group: str
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield, for every place in which `group` stands, the two arrays with that axis first and the rest flattened.
+    """Yield, for every place in which `group` appears, the two arrays with that axis first and the rest flattened.
 
     The pairs have shape ``(n, rest)``, or ``(parent, n, rest)`` for a local group. Their product ``A @ B.T`` is the
     similarity of the units of `a` to those of `b`, which linear assignment maximizes.

@@ -8,7 +8,7 @@ from rebasin_core.errors import NonFiniteError, ShapeError
 
 __all__ = ["linear_assignment"]
 
-# From this size on, reducing the scores saves more on most than it costs on some.
+# From this size on, reducing the scores first is faster for most matrices, and a little slower for some.
 WORTH_REDUCING = 128
 
 

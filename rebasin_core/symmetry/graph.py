@@ -252,7 +252,7 @@ class PermutationGraph:
             raise SpecError(f"cannot explain {group!r}: no group has that name{nearest(str(group), self.groups)}")
         places = self.occurrences(group)
         if not places:
-            raise SpecError(f"cannot explain group {group!r}: it stands on no axis")
+            raise SpecError(f"cannot explain group {group!r}: it appears on no axis")
         links = spanning_links(group, places, self.links.get(group, ()))
         if start is None and end is None:
             return Explanation(group, links[0].first if links else places[0], links)
@@ -277,7 +277,7 @@ class PermutationGraph:
         return moved / total if total else 0.0
 
     def occurrences(self, group: str) -> list[tuple[str, int]]:
-        """Every (parameter, axis) in which a group stands."""
+        """Every (parameter, axis) in which a group appears."""
         return [
             (name, i)
             for name, spec in self.axes.items()

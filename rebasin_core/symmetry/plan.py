@@ -31,7 +31,7 @@ FORMAT = "rebasin-core/plan/1"
 class Plan(Mapping[str, np.ndarray[Any, Any]]):
     """Index vectors, one per permutation group; immutable.
 
-    A group's vector reorders every axis it stands in by ``np.take(w, perm, axis)``, which is ``np.eye(n)[perm] @ w``:
+    A group's vector reorders every axis it appears in by ``np.take(w, perm, axis)``, which is ``np.eye(n)[perm] @ w``:
     place ``i`` of the result holds unit ``perm[i]`` of the original. A group local to another has a matrix of shape
     ``(parent, n)``: row ``i`` orders the units that place ``i`` of the parent holds *after* the parent has moved.
 

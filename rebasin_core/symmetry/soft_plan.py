@@ -255,7 +255,7 @@ def _shape(group: str, matrix: Array, parent: str | None) -> tuple[int, ...]:
 
 
 def _numbers(group: str, rows: Any) -> np.ndarray[Any, Any]:
-    """A matrix as it stands in JSON text."""
+    """A matrix as it appears in JSON text."""
     try:
         matrix = np.array(rows)
     except (ValueError, TypeError, OverflowError):

@@ -42,7 +42,7 @@ def test_three_residual_networks_are_merged_by_one_command(rebasin, files, tmp_p
     assert done.json["after"] < done.json["before"]
     rows = {name: row["accuracy"] for name, row in done.json["measured"].items()}
     assert min(rows[str(file)] for file in files) > 0.5
-    assert rows["merged, statistics measured anew"] > rows["average, not aligned"]
+    assert rows["merged, re-estimated statistics"] > rows["average, not aligned"]
     stored, first = torch.load(out), torch.load(files[0])
     assert {name: (x.shape, x.dtype) for name, x in stored.items()} == {
         name: (x.shape, x.dtype) for name, x in first.items()

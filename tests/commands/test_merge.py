@@ -96,14 +96,14 @@ def test_three_networks_are_merged_with_a_table_of_before_and_after(rebasin, tra
     assert list(rows) == [
         *map(str, trained.files),
         "average, not aligned",
-        "average, not aligned, statistics measured anew",
+        "average, not aligned, re-estimated statistics",
         "merged",
-        "merged, statistics measured anew",
+        "merged, re-estimated statistics",
         "merged, repaired",
     ]
     assert all(rows[str(file)]["accuracy"] > 0.9 for file in trained.files)
-    merged = rows["merged, statistics measured anew"]
-    assert merged["loss"] < rows["average, not aligned, statistics measured anew"]["loss"]
+    merged = rows["merged, re-estimated statistics"]
+    assert merged["loss"] < rows["average, not aligned, re-estimated statistics"]["loss"]
     assert merged["accuracy"] > rows["average, not aligned"]["accuracy"]
     merged = rows["merged, repaired"]
     assert merged["accuracy"] > rows["average, not aligned"]["accuracy"]

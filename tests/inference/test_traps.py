@@ -254,7 +254,7 @@ def recurrent_step(m):
 
 
 def outer_product_with_itself(m):
-    """All products of all units: the group stands twice in one axis."""
+    """All products of all units: the group appears twice in one axis."""
     x = start(m, 4)
     head(m, m.reshape(m.ein([x, x], ["bi", "bj"], "bij"), (BATCH, 16)))
 

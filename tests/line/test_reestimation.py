@@ -1,4 +1,4 @@
-"""Statistics measured anew: the rule, on a network whose statistics can be worked out by hand."""
+"""Re-estimated statistics: the rule, on a network whose statistics can be worked out by hand."""
 
 import numpy as np
 import pytest

@@ -192,7 +192,7 @@ def roll(p: Primitives, call: Call) -> Tensor:
 
 @register_rule("ops.Pad")
 def pad(p: Primitives, call: Call) -> Tensor:
-    """Pad by a constant, which is a concatenation; or by what stands at the border, so that the axis stays."""
+    """Pad by a constant, which is a concatenation; or by what is at the border, so that the axis stays."""
     x, op = call.tensor("x"), call.layer
     widths = [(int(before), int(after)) for before, after in np.broadcast_to(op.pad_width, (x.ndim, 2))]
     for axis, (before, after) in enumerate(widths):

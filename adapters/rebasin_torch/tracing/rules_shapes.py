@@ -279,7 +279,7 @@ def constant_pad(p: Primitives, call: Call) -> Tensor:
 
 @register_rule(*(f"aten.{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)))
 def border_pad(p: Primitives, call: Call) -> Tensor:
-    """Pad by what stands at the border."""
+    """Pad by what is at the border."""
     return _border_pad(p, call)
 
 

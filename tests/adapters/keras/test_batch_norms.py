@@ -1,4 +1,4 @@
-"""Statistics of batch normalization: measured anew, and replaced by those of the batch where a gradient is to flow."""
+"""Statistics of batch normalization: re-estimated, and replaced by those of the batch where a gradient is to flow."""
 
 import inspect
 

@@ -70,7 +70,7 @@ def test_three_files_are_merged_with_a_table(files, tmp_path):
     model = keras.saving.load_model(out)
     with np.load(tmp_path / "data.npz") as data:
         right = model.predict(data["x"], verbose=0).argmax(-1) == data["y"]
-    assert rows["merged, statistics measured anew"]["accuracy"] == pytest.approx(right.mean())
+    assert rows["merged, re-estimated statistics"]["accuracy"] == pytest.approx(right.mean())
 
 
 def test_the_barrier_needs_a_loss_by_name(files, tmp_path):

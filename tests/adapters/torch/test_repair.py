@@ -141,7 +141,7 @@ def test_half_precision_is_measured_in_single(data):
 
 
 def test_both_remedies_together_leave_the_statistics_exact(conv_nets, pictures):
-    """Statistics measured anew come first, so that what is repaired behind them is what will be computed."""
+    """Re-estimated statistics come first, so that what is repaired behind them is what will be computed."""
     result = rb.align(*conv_nets, pictures[0][:2], **MATCHING)
     found = result.merge(reestimate=pictures[0], repair=pictures[0], batch_size=24)
     a, b, now = (outputs(model, pictures[0]) for model in (conv_nets[0], result.model, found))

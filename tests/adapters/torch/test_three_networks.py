@@ -49,7 +49,7 @@ def test_the_table_and_the_command_line_agree(run, data, tmp_path):
     shown = {
         cells[1].strip(): float(cells[2]) for line in done.output.splitlines() if len(cells := line.split("│")) == 4
     }
-    merged = [shown["merged"], shown["merged, statistics measured anew"]]
+    merged = [shown["merged"], shown["merged, re-estimated statistics"]]
     # Of 300 images; in other batches, one may be rounded to another class.
     assert merged == pytest.approx(table["merged, iterative"], abs=0.004)
     assert (tmp_path / "networks" / "merged.pt").exists()
