@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
+@pytest.mark.slow  # a minute or two; CI runs it beside the rest
 def test_it_prints_a_table_and_draws_a_figure(tmp_path):
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)

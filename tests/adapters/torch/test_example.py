@@ -23,6 +23,7 @@ def run(monkeypatch, tmp_path, capsys):
     return call
 
 
+@pytest.mark.slow  # a minute or two; CI runs it beside the rest
 def test_it_prints_a_table_and_draws_a_figure(run, monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {}
