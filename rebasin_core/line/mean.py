@@ -161,5 +161,7 @@ def lerp(params_a: Mapping[str, Array], params_b: Mapping[str, Array], t: Any) -
         wide_a, wide_b = widened(backend, a), widened(backend, params_b[name])
         # Arrays of two dtypes do not mix in every framework; Python's numbers take the dtype of the array they meet.
         place = t if isinstance(t, (int, float)) else backend.astype(t, backend.dtype(wide_a))
-        found[name] = backend.astype((1.0 - place) * wide_a + place * wide_b, dtype)
+        total = (1.0 - place) * wide_a + place * wide_b
+        # A weight that is mixed only when it is used stays so: nothing is asked of it that it need not be.
+        found[name] = total if wide_a is a else backend.astype(total, dtype)
     return found

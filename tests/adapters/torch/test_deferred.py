@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import rebasin_core as rb
+from rebasin_core.line.mean import lerp
 from rebasin_core.models.model import open_model
 from rebasin_core.symmetry.soft_plan import mix_when_used
 
@@ -161,6 +162,17 @@ def test_it_behaves_as_the_plain_tensor_in_values_dtype_shape_and_errors(operati
         assert found[4].dtype == expected[4].dtype, f"{x!r}"
         rtol = 16 * torch.finfo(dtype).eps
         assert_allclose(*(y[4].detach().to(torch.complex128) for y in (found, expected)), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("place", [0.5, 0.25, torch.tensor(0.25)], ids=["middle", "number", "tensor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_point_of_the_line_is_deferred_as_its_end_is(place, dtype):
+    weight, (rows, columns) = torch.randn(4, 3, 2, 2, dtype=dtype), matrices(4, 3)
+    lazy, calls = deferred(weight, rows.detach().to(dtype), columns.detach().to(dtype))
+    point = lerp({"w": torch.zeros_like(weight)}, {"w": lazy}, place)["w"]
+    assert isinstance(point, DeferredMix)
+    assert calls == []
+    torch.testing.assert_close(point.compute(), place * lazy.compute())
 
 
 def test_under_autocast_it_computes_in_the_same_dtype():
