@@ -270,7 +270,8 @@ def _cheaper_outside(weight: DeferredMix, places_in: int, places_out: int, input
     input_gradient = input.requires_grad
     outputs, inputs, taps = weight.weight.shape[0], weight.weight.shape[1], weight.weight.shape[2:].numel()
     size = outputs * inputs * taps
-    by_rows, by_columns = weight.rows is not None, weight.columns is not None
+    # Numbers, not flags: older compilers of torch do not multiply a symbolic size by a flag.
+    by_rows, by_columns = int(weight.rows is not None), int(weight.columns is not None)
     layer = places_out * size
     inside = layer * (3 if input_gradient else 2)
     inside += size * (2 * inputs * by_columns + (3 if by_columns else 2) * outputs * by_rows)
